@@ -50,3 +50,22 @@ pub(crate) fn tcp_port(
         })
     })
 }
+
+/// Before any thread is started: see [`ubcache_host::memory`].
+pub(crate) fn hold_memory(lock: bool) -> Result<(), Failure> {
+    if let Err(error) = ubcache_host::memory::become_io_flusher() {
+        tracing::debug!(%error, "not allowed to be an I/O flusher (PR_SET_IO_FLUSHER, \
+            CAP_SYS_RESOURCE)");
+    }
+    if !lock {
+        return Ok(());
+    }
+    ubcache_host::memory::lock_memory().map_err(|error| {
+        Failure::usage(
+            "--lock-memory",
+            format_args!("can't keep memory from being paged out: {error}"),
+        )
+        .expected("root, or no limit for locked memory")
+        .advice("`ulimit -l unlimited`, or LimitMEMLOCK=infinity in the systemd unit")
+    })
+}

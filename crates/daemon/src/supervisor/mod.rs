@@ -42,8 +42,9 @@ use crate::control::process::ProcessMailbox;
 use crate::control::{Api, ControlSocket, Registry};
 use crate::failure::Failure;
 use crate::log::STATE;
+use crate::open::preconditions::hold_memory;
 use crate::page::StatusPageOptions;
-use crate::serve::{hold_memory, usable_directory};
+use crate::serve::usable_directory;
 use crate::served::systemd::Systemd;
 
 /// Name of the control socket of a daemon of several sets.

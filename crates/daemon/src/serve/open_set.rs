@@ -1,0 +1,351 @@
+//! Opening of a set: its devices, the engine, its volumes.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use ubcache_engine::{
+    AttachOptions, AttributeError, CacheSet, CacheUse, CachedVolume, Choice, EngineError,
+    FormerRun, ServedVolume, SetOptions, TakenOver,
+};
+use ubcache_env::local::{Event, Lock};
+use ubcache_format::BackingState;
+use ubcache_host::HostFile;
+use ubcache_nbd::Exports;
+
+use super::names::{choices, names_among, names_of};
+use crate::config::ServeConfig;
+use crate::failure::Failure;
+use crate::open::precheck::{Down, Member, Members, dirty_without_cache, make_for};
+use crate::open::refusal::{engine_failure, member_failure};
+use crate::open::target::missing_room;
+use crate::served::cache::{set_options, without_cache};
+use crate::served::daemon::{Daemon, Served};
+use crate::served::pace::Paces;
+use crate::served::upgrades::Upgrades;
+use crate::served::world::{World, open as open_device, refuse_vague_discards};
+use crate::size::show_size;
+use crate::upgrade::heritage::own_path;
+use crate::upgrade::state::{State, VolumeState};
+
+/// The set, or the reason why its disks are served without it.
+type Opened<W> = (CacheSet<W>, Option<String>);
+
+/// Opens a set and its volumes.
+pub(super) async fn open<W: World>(
+    world: &W,
+    config: &ServeConfig,
+    members: &Members,
+    inherited: Option<&State>,
+) -> Result<Daemon<W>, Failure> {
+    names_of(members)?;
+    let uuid = match &members.cache {
+        Ok(cache) => cache.set_uuid,
+        Err(_) => members.backings[0].superblock.set_uuid,
+    };
+    say_sparse(&members.cache_path);
+    let mut down = members.down.clone();
+    // All devices are taken before anything is changed on any of them.
+    let cache = match &members.cache {
+        Ok(_) => Ok(open_device(world.host(), &members.cache_path, config.page_cache).await?),
+        Err(why) => Err(why.clone()),
+    };
+    let opened = open_backings(world, config, members, &mut down).await;
+    if opened.is_empty() {
+        return Err(first_reason(down));
+    }
+    let served: Vec<&Member> = opened.iter().map(|(member, _)| *member).collect();
+    let names = names_among(&served)?;
+    let choices = choices(config, &served, &names)?;
+    let known = Known { members, served: &served, names: &names, choices: &choices };
+    let (set, no_cache) = open_set(world, config, cache, &known).await?;
+    if let Some(state) = inherited {
+        set.remember(&state.attributes).unwrap_or_else(not_kept);
+    }
+    if no_cache.is_none() {
+        say_unused(&members.cache_path, &served, &names, &set);
+    }
+    set.taken_over().into_iter().for_each(say_taken_over);
+    if let Err(why) = check_choices(&set, &known).await {
+        return refuse(&set, why).await;
+    }
+    let mut volumes = Vec::new();
+    for (((member, backing), name), choice) in opened.into_iter().zip(names).zip(choices) {
+        let path = &member.path;
+        if no_cache.is_some() && member.superblock.state() == BackingState::Dirty {
+            let why = dirty_without_cache(path, Some(&name), &member.superblock);
+            down.push(Down { path: path.clone(), name, why, optional: false });
+            continue;
+        }
+        let cache = match no_cache {
+            Some(_) => CacheUse::Uncached,
+            None => CacheUse::UnlessDetached,
+        };
+        let read_only = config.read_only.holds_for(&name);
+        let options = AttachOptions { name: name.clone(), read_only, cache, choice };
+        let lost = backing.lost();
+        match set.attach(world.backing(backing), options).await {
+            Ok(volume) => {
+                if no_cache.is_none() && volume.needs_no_cache() {
+                    tracing::info!(
+                        export = name,
+                        "served without a cache, as it was detached: `ubcache attach {name}` \
+                         gives it one"
+                    );
+                }
+                // Before its writeback begins.
+                match known_volume(inherited, &name) {
+                    Some(known) => {
+                        volume.remember(&known.remembered()).unwrap_or_else(not_kept);
+                    }
+                    None => set_early(&volume, &config.settings_of(&name)),
+                }
+                let volume = Rc::new(ServedVolume::new(volume));
+                volumes.push(Rc::new(Served { name, volume, path: path.clone(), lost }));
+            }
+            // The cache failed: no disk can be served.
+            Err(EngineError::OfCache(error)) => {
+                return refuse(&set, engine_failure(&members.cache_path, &error)).await;
+            }
+            Err(error) => {
+                let why = member_failure(&members.cache_path, path, &name, &error);
+                if is_of_all(&error) {
+                    return refuse(&set, why).await;
+                }
+                down.push(Down { path: path.clone(), name, why, optional: false });
+            }
+        }
+    }
+    if volumes.is_empty() {
+        return refuse(&set, first_reason(down)).await;
+    }
+    if let Some(state) = inherited {
+        let missing = |it: &&Down| state.volumes.iter().any(|volume| volume.name == it.name);
+        let missing = down.iter().find(missing).filter(|_| state.failed.is_none());
+        if let Some(missing) = missing {
+            return refuse(&set, missing.why.clone()).await;
+        }
+    }
+    say_down(&down);
+    let exports = Rc::new(Exports::new());
+    let has_default = inherited.is_none_or(|state| state.default_export);
+    if !has_default || down.iter().any(|down| Some(&down.path) == config.backings.first()) {
+        // The empty name never means another disk because the first one is missing.
+        exports.drop_default();
+    }
+    Ok(Daemon {
+        world: world.clone(),
+        config: config.clone(),
+        set: RefCell::new(set),
+        former: RefCell::default(),
+        set_ended: RefCell::default(),
+        uuid,
+        volumes: RefCell::new(volumes),
+        down: RefCell::new(down),
+        cache_path: RefCell::new(members.cache_path.clone()),
+        no_cache: RefCell::new(no_cache),
+        exports,
+        listeners: RefCell::default(),
+        membership: Lock::default(),
+        program: inherited.map_or_else(own_path, State::own_program),
+        upgrades: Upgrades::default(),
+        published: RefCell::default(),
+        commands: RefCell::default(),
+        paces: Paces::default(),
+        nothing_left: Cell::new(false),
+        rates: RefCell::default(),
+        shares_process: false,
+        stop_wanted: Event::default(),
+        stopped: Event::default(),
+        stop_failure: RefCell::default(),
+    })
+}
+
+/// The disks that are going to be served, with their names and choices.
+struct Known<'a> {
+    members: &'a Members,
+    served: &'a [&'a Member],
+    names: &'a [String],
+    choices: &'a [Option<Choice>],
+}
+
+/// Opens the backing devices; those that can't be opened are down.
+async fn open_backings<'a, W: World>(
+    world: &W,
+    config: &ServeConfig,
+    members: &'a Members,
+    down: &mut Vec<Down>,
+) -> Vec<(&'a Member, HostFile)> {
+    let mut opened = Vec::new();
+    for member in &members.backings {
+        let path = &member.path;
+        let backing = match open_device(world.host(), path, config.page_cache).await {
+            Ok(backing) => backing,
+            Err(why) => {
+                down.push(Down::new(path, member.given.as_deref(), why));
+                continue;
+            }
+        };
+        if !config.trust_discards && refuse_vague_discards(&backing) {
+            tracing::info!(
+                device = %path.display(),
+                "discards are not passed on to this device: discarded sectors may read \
+                 differently every time (--trust-discards passes them on)"
+            );
+        }
+        opened.push((member, backing));
+    }
+    opened
+}
+
+/// Opens the set; or a set without a cache, where that may be and the cache can't be had.
+async fn open_set<W: World>(
+    world: &W,
+    config: &ServeConfig,
+    cache: Result<HostFile, Failure>,
+    known: &Known<'_>,
+) -> Result<Opened<W>, Failure> {
+    let Known { members, served, names, choices } = known;
+    let unchosen = served.iter().zip(*choices).filter(|(_, choice)| choice.is_none());
+    let expected = unchosen.map(|(member, _)| member.superblock.clone()).collect();
+    let options = SetOptions { expected, ..set_options(config) };
+    let opening = match cache {
+        Ok(cache) => match CacheSet::open(world.clone(), world.cache(cache), options).await {
+            Ok(set) => Ok(set),
+            Err(error @ EngineError::OlderCopy { uuid, .. }) => {
+                let at = served.iter().position(|member| member.superblock.uuid == uuid);
+                let at = at.expect("only what is expected is refused");
+                let (path, name) = (&served[at].path, &names[at]);
+                return Err(member_failure(&members.cache_path, path, name, &error));
+            }
+            Err(error) => Err(engine_failure(&members.cache_path, &error)),
+        },
+        Err(why) => Err(why),
+    };
+    match opening {
+        Ok(set) => Ok((set, None)),
+        Err(why) if config.cache_optional => {
+            tracing::error!("there is no cache, clean disks are served without it: {why}");
+            let first = why.to_string().lines().next().map(str::to_owned);
+            Ok((without_cache(world).await?, first))
+        }
+        Err(why) => Err(why),
+    }
+}
+
+/// Checks all choices before any disk is changed. Any other error concerns one disk alone.
+async fn check_choices<W: World>(set: &CacheSet<W>, known: &Known<'_>) -> Result<(), Failure> {
+    let Known { members, served, names, choices } = known;
+    for ((member, name), choice) in served.iter().zip(*names).zip(*choices) {
+        match set.check_choice(&member.superblock, *choice).await {
+            Err(error) if is_of_all(&error) => {
+                return Err(member_failure(&members.cache_path, &member.path, name, &error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Returns true for an error that an administrator has to decide on before anything is served.
+fn is_of_all(error: &EngineError) -> bool {
+    matches!(error, EngineError::OlderCopy { .. } | EngineError::WouldLose(_))
+}
+
+/// Logs a cache in a sparse file.
+fn say_sparse(cache: &Path) {
+    if let Some((missing, free)) = missing_room(cache) {
+        tracing::warn!(
+            path = %cache.display(),
+            "a sparse file: {} of it are not allocated, and {} are free on its file system; when \
+             that is full, the cache stops growing",
+            show_size(missing),
+            show_size(free)
+        );
+    }
+}
+
+/// Logs a set that was not run by this program last.
+fn say_taken_over(TakenOver { from, dropped_bytes }: TakenOver) {
+    let whose = match from {
+        FormerRun::Driver => "the Linux driver ran this set last",
+        FormerRun::Unknown => {
+            "an early ubcache ran this set last, or the Linux driver after it: they can't be told \
+             apart"
+        }
+        FormerRun::Tool => "`ubcache repair` or `ubcache restore` wrote this set",
+    };
+    match dropped_bytes {
+        Some(bytes) => tracing::info!(
+            bytes,
+            "{whose}: its clean data was dropped, as it may be stale (--keep-clean keeps it)"
+        ),
+        None => tracing::info!(
+            "{whose}: its clean data was kept (--keep-clean), although it may be stale"
+        ),
+    }
+}
+
+/// Logs the disks that are not served.
+fn say_down(down: &[Down]) {
+    for Down { path, name, why, optional } in down {
+        match optional {
+            true => tracing::info!(export = name, "not served, as it may be missing: {why:#}"),
+            false => tracing::error!(export = name, path = %path.display(), "not served: {why:#}"),
+        }
+    }
+}
+
+/// The volume of that name in the state of the program before.
+fn known_volume<'a>(inherited: Option<&'a State>, name: &str) -> Option<&'a VolumeState> {
+    inherited?.volumes.iter().find(|known| known.name == name)
+}
+
+/// Sets attributes of the start that no device keeps. What can't be set is refused when all
+/// attributes are set, also those of the set and of the superblock.
+fn set_early<W: World>(volume: &CachedVolume<W>, settings: &[(String, String)]) {
+    for (name, value) in settings {
+        if !matches!(name.as_str(), "cache_mode" | "label") {
+            let _ = volume.set_attribute(name, value);
+        }
+    }
+}
+
+fn not_kept(error: AttributeError) {
+    tracing::warn!("an attribute is not kept over the upgrade: {error}");
+}
+
+/// Reason for a start without a backing device.
+fn first_reason(down: Vec<Down>) -> Failure {
+    let first = down.into_iter().next();
+    first.map_or_else(|| Failure::usage("-B", "no backing device given"), |down| down.why)
+}
+
+/// Ends the set. The refusal is reported, not a failure of the stop.
+async fn refuse<W: World, T>(set: &CacheSet<W>, why: Failure) -> Result<T, Failure> {
+    let _ = set.stop().await;
+    Err(why)
+}
+
+/// Logs a cache device that is longer than the set.
+fn say_unused<W: World>(path: &Path, members: &[&Member], names: &[String], set: &CacheSet<W>) {
+    let unused = set.unused_bytes();
+    if unused > 0 {
+        let each = |word: &str| {
+            let commands = names.iter().map(|name| format!("`ubcache {word} {name}`"));
+            commands.collect::<Vec<_>>().join("; ")
+        };
+        let (detach, attach) = (each("detach"), each("attach"));
+        let superblocks = members.iter().map(|member| &member.superblock);
+        let smallest = superblocks.min_by_key(|superblock| superblock.block_sectors);
+        let Some(smallest) = smallest else { return };
+        let make = make_for(smallest, &path.display().to_string());
+        tracing::info!(
+            cache = %path.display(),
+            bytes = unused,
+            "the cache device is longer than when the set was made; to use all of it, make it \
+             again: {detach}; `ubcache stop`; `{make} --wipe-bcache`; serve as before, and then: \
+             {attach}"
+        );
+    }
+}
