@@ -5,11 +5,13 @@
 //! own, so that one that waits holds up no other, and is answered once. Requests are few and short,
 //! and each sees the set at one moment.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use ubcache_env::local::{Either, Event, first};
 use ubcache_env::{Nanos, Priority};
 
 use super::names::{Names, SharedNames};
@@ -120,24 +122,81 @@ impl Mailroom {
     }
 }
 
-/// Takes requests from now on, on the set's own thread. `uris` gives the URIs of an export.
+/// Requests that the set's thread has taken and not answered.
+#[derive(Debug, Default)]
+struct UnderWay {
+    count: Cell<usize>,
+    /// Nobody sends any more, and all are answered.
+    none: Event,
+    /// No request comes any more.
+    closed: Cell<bool>,
+}
+
+impl UnderWay {
+    fn ended(&self) {
+        self.count.set(self.count.get() - 1);
+        self.set_if_none();
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        self.set_if_none();
+    }
+
+    fn set_if_none(&self) {
+        if self.closed.get() && self.count.get() == 0 {
+            self.none.set();
+        }
+    }
+}
+
+/// Answers that a set owes.
+#[derive(Debug)]
+pub struct Owed(Rc<UnderWay>);
+
+impl Owed {
+    /// Waits, when the set has stopped, until the last request is answered.
+    pub async fn given(&self) {
+        self.0.none.wait().await;
+    }
+}
+
+/// Takes requests from now on, on the set's own thread, until the set has stopped. `uris` gives the
+/// URIs of an export.
 pub fn serve_mailbox<W: World>(
     world: &W,
     daemon: &Rc<Daemon<W>>,
     mut mailroom: Mailroom,
     uris: impl Fn(&str) -> Vec<String> + Clone + 'static,
-) {
+) -> Owed {
     daemon.publish_to(mailroom.names.clone());
     let (env, daemon) = (world.clone(), daemon.clone());
+    let under_way = Rc::<UnderWay>::default();
+    let owed = Owed(under_way.clone());
     world.spawn(Priority::Foreground, async move {
-        while let Some(Message { request, requester, answer }) = mailroom.messages.recv().await {
+        loop {
+            let next = first(daemon.stopped.wait(), mailroom.messages.recv()).await;
+            let message = match next {
+                Either::Right(message) => message,
+                Either::Left(()) => {
+                    // Those that have been sent already are taken.
+                    mailroom.messages.close();
+                    mailroom.messages.recv().await
+                }
+            };
+            let Some(Message { request, requester, answer }) = message else { break };
             let (daemon, uris) = (daemon.clone(), uris.clone());
+            let of_request = under_way.clone();
+            under_way.count.set(under_way.count.get() + 1);
             env.spawn(Priority::Foreground, async move {
                 // The client may have gone.
                 let _ = answer.send(carry_out(&daemon, request, requester, uris).await);
+                of_request.ended();
             });
         }
+        under_way.close();
     });
+    owed
 }
 
 /// Carries out one request.
@@ -157,6 +216,9 @@ async fn carry_out<W: World>(
                 Err(Refusal::new(Kind::Failed, format_args!("stopped, but not cleanly: {why}")))
             }
         };
+    }
+    if daemon.stopped.is_set() {
+        return Err(ended());
     }
     if daemon.upgrades.is_under_way() && request.changes() {
         return Err(Refusal::new(

@@ -228,7 +228,7 @@ async fn run<W: World>(
             (mailroom, Some(Api::start(socket, registry, page)?))
         }
     };
-    serve_mailbox(world, daemon, mailroom, uris.clone());
+    let owed = serve_mailbox(world, daemon, mailroom, uris.clone());
     let summary = summary(daemon, control_path, status_page, io, &uris);
     match &mut heritage {
         Some(heritage) => report(world, daemon, heritage, clients.unwrap_or_default()).await,
@@ -261,8 +261,10 @@ async fn run<W: World>(
     // Clients that wait for the end of the stop get their responses.
     match control {
         Some(control) => control.finish(LAST_RESPONSES_PATIENCE).await,
-        // The tasks of requests run once more, and give their answers to the control API.
-        None => world.sleep(Nanos::from_millis(1)).await,
+        None => {
+            let patience = Nanos::from_millis(LAST_RESPONSES_PATIENCE.as_millis() as u64);
+            first(owed.given(), world.sleep(patience)).await;
+        }
     }
     match &stopped {
         Ok(()) => tracing::info!(target: STATE, "stopped"),
