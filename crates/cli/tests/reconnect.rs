@@ -1,4 +1,4 @@
-//! Clients that connect again after the daemon was killed, as docs/guide/operate.md (*After a
+//! Clients that connect again after the daemon was killed, as docs/reference/serving.md (*After a
 //! crash*) says: their users see a pause and no error, and the data is right.
 #![allow(
     clippy::disallowed_methods,

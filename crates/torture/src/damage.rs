@@ -14,8 +14,8 @@ pub struct Damage {
     /// Names of the kinds of damage.
     pub words: Vec<&'static str>,
     /// True if lost state can't be distinguished from state that never existed
-    /// (docs/guide/operate.md), or if a structure with a right checksum has other content than
-    /// before. The content is not judged then.
+    /// (docs/reference/offline-tools.md), or if a structure with a right checksum has other content
+    /// than before. The content is not judged then.
     pub unnoticeable: bool,
 }
 

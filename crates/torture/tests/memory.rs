@@ -1,5 +1,6 @@
-//! Memory that a check and a repair take at most: the bounds of docs/guide/operate.md. Every damage
-//! may make a tool keep more than it does of an undamaged set.
+//! Memory that a check and a repair take at most: the bounds of
+//! docs/reference/offline-tools.md. Every damage may make a tool keep more than it does of an
+//! undamaged set.
 #![allow(unsafe_code, reason = "a global allocator can't be written without")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -29,7 +29,7 @@ const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 pub struct Args {
     #[command(flatten)]
     daemon: Daemon,
-    /// Print JSON, for scripts (docs/guide/operate.md)
+    /// Print JSON, for scripts (docs/reference/status.md)
     #[arg(long)]
     json: bool,
     /// Show it again and again, every so many seconds, until there is no daemon any more; with

@@ -1,4 +1,4 @@
-//! Requests that go past the cache (bcache's rules, docs/guide/operate.md).
+//! Requests that go past the cache (bcache's rules, docs/reference/attributes.md).
 //!
 //! | module | holds |
 //! |---|---|
