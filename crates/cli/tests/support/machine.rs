@@ -1,5 +1,11 @@
-//! A small Debian: a tree that is made once (debootstrap) and stays in the target directory, and
-//! for each test a layer over it, used by chroot or booted with systemd-nspawn.
+//! A small Debian: a tree that is made once (mmdebstrap) and stays in the target directory, and for
+//! each test a layer over it, used by chroot or booted with systemd-nspawn.
+//!
+//! The machine has no console: a pty that nobody reads stops the first of its processes. File
+//! systems in it are FUSE down to the set, so that no thread of the host's kernel waits for a
+//! process of the machine, and it takes no loop device. A wait ends when its condition holds, when
+//! the machine is gone, or when the machine has nothing more to do; the last two are failures, and
+//! print the journal.
 //!
 //! A test of a package that is skipped would prove nothing, so what is missing is an error here.
 
@@ -13,10 +19,44 @@ use std::time::Duration;
 use super::{must, text, tool};
 
 /// Packages beside the smallest system.
-const PACKAGES: &str = "systemd-sysv,udev,libnbd-bin,fuse3,e2fsprogs";
+const PACKAGES: &str = "systemd-sysv,udev,libnbd-bin,fuse3,fuse2fs,e2fsprogs,curl";
 
 /// Programs of this machine that are needed.
-const PROGRAMS: [&str; 5] = ["debootstrap", "systemd-nspawn", "nsenter", "mount", "chroot"];
+const PROGRAMS: [&str; 6] =
+    ["mmdebstrap", "systemd-nspawn", "journalctl", "nsenter", "mount", "chroot"];
+
+/// Stands in for nbd-client, with its command line: the device is a file by FUSE,
+/// `/run/stand-in/nbd0/disk`.
+pub const NBD_CLIENT: &str = r#"#!/bin/sh
+set -u
+run=/run/stand-in
+case $1 in
+-c) [ -e $run/${2##*/}/disk ] ;;
+-d) kill "$(cat $run/${2##*/}.pid)" ;;
+-unix)
+    name=${5##*/}
+    umount --lazy $run/$name 2> /dev/null
+    mkdir -p $run/$name
+    echo $$ > $run/$name.pid
+    exec nbdfuse $run/$name/disk "nbd+unix:///$4?socket=$2" ;;
+*) exit 2 ;;
+esac
+"#;
+
+/// Command of a wait: its exit code is 0 if the condition holds, `BUSY` while systemd has something
+/// under way, and `OVER` if it has not, or a unit has failed.
+const WAIT: &str = r#"
+holds() { (CONDITION); }
+holds && exit 0
+[ -z "$(systemctl --failed --plain --no-legend)" ] || exit 4
+under_way=$(systemctl list-jobs --plain --no-legend
+    systemctl list-units --plain --no-legend --state=activating,deactivating,reloading)
+[ -z "$under_way" ] || exit 3
+holds || exit 4
+"#;
+
+/// See [`WAIT`].
+const BUSY: i32 = 3;
 
 /// The tree of a machine, and the machine if it runs.
 pub struct Machine {
@@ -84,53 +124,53 @@ impl Machine {
     pub fn run_with_device(&self, device: &Path, words: &str) -> String {
         let mut nspawn = tool("systemd-nspawn");
         nspawn.args(["--quiet", "--register=no", "--keep-unit", "--console=pipe"]);
+        nspawn.arg(format!("--machine={}", self.name()));
         nspawn.arg(format!("--bind={}", device.display())).arg("-D").arg(&self.root);
         must(nspawn.args(["sh", "-c", words]))
     }
 
     /// Boots it, and waits until systemd has started everything.
     pub fn boot(&mut self) {
-        let log = self.root.with_file_name("console");
-        let console = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log());
+        let log = log.expect("a log");
         let mut nspawn = tool("systemd-nspawn");
-        nspawn.args(["--quiet", "--register=no", "--keep-unit", "--console=passive", "--boot"]);
-        nspawn.args(["--bind=/dev/fuse", "--bind=/dev/loop-control"]);
-        for number in 0..64 {
-            let node = format!("/dev/loop{number}");
-            if Path::new(&node).exists() {
-                nspawn.arg(format!("--bind={node}"));
-            }
-        }
-        nspawn.arg("-D").arg(&self.root).stdin(Stdio::null());
-        nspawn.stdout(console.try_clone().expect("a log")).stderr(console);
+        nspawn.args(["--quiet", "--register=no", "--keep-unit", "--console=pipe", "--boot"]);
+        // systemd-nspawn has a directory for each name.
+        nspawn.arg(format!("--machine={}", self.name())).arg("--bind=/dev/fuse");
+        nspawn.arg("-D").arg(&self.root).arg("systemd.show_status=no").stdin(Stdio::null());
+        nspawn.stdout(log.try_clone().expect("a log")).stderr(log);
         let child = nspawn.spawn().expect("systemd-nspawn runs");
         let list = format!("/proc/{0}/task/{0}/children", child.id());
         self.running = Some((child, 0));
         loop {
-            std::thread::sleep(Duration::from_millis(50));
-            let (child, leader) = self.running.as_mut().expect("it runs");
-            if child.try_wait().expect("a child").is_some() {
-                panic!("systemd-nspawn: {}", fs::read_to_string(&log).unwrap_or_default());
-            }
+            self.must_live();
             // The first child is a helper that ends soon.
             let children = fs::read_to_string(&list).unwrap_or_default();
             let last = children.split_whitespace().last().and_then(|last| last.parse().ok());
-            let Some(last) = last else { continue };
-            *leader = last;
-            let state = self.try_run("systemctl is-system-running --wait");
-            match String::from_utf8_lossy(&state.stdout).trim() {
-                "running" => break,
-                "degraded" => panic!("{}", self.run("systemctl --failed; journalctl -b -n 80")),
-                _ => {}
+            if let (Some(last), Some((_, leader))) = (last, &mut self.running) {
+                *leader = last;
+                let state = self.try_run("systemctl is-system-running --wait");
+                match String::from_utf8_lossy(&state.stdout).trim() {
+                    "running" => break,
+                    "degraded" => self.fail("a unit has failed at boot"),
+                    _ => {}
+                }
             }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// Shuts it down.
     pub fn power_off(&mut self) {
-        self.try_run("systemctl poweroff");
+        if !self.try_run("systemctl poweroff").status.success() {
+            // The connection may end before the answer.
+            self.try_run("true").status.success().then(|| self.fail("it does not shut down"));
+        }
         let (mut child, _) = self.running.take().expect("it runs");
-        child.wait().expect("a child");
+        let status = child.wait().expect("a child");
+        if !status.success() {
+            self.fail(&format!("systemd-nspawn: {status}"));
+        }
     }
 
     /// Lines of the journal of the boot before, or of this one, by message.
@@ -139,11 +179,66 @@ impl Machine {
         all.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until a command succeeds there.
-    pub fn until(&self, words: &str) {
-        while !self.try_run(words).status.success() {
+    /// Waits until a command succeeds there, for as long as systemd has something under way.
+    pub fn until(&mut self, words: &str) {
+        let wait = WAIT.replace("CONDITION", words);
+        loop {
+            match self.try_run(&wait).status.code() {
+                Some(0) => return,
+                Some(BUSY) => {}
+                _ => {
+                    self.must_live();
+                    self.fail(&format!("this will not come true: {words}"));
+                }
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// `kill -9` of the process of a service; returns when systemd knows it.
+    pub fn kill(&self, unit: &str) {
+        self.run(&format!(
+            "process=$(systemctl show -P MainPID {unit}) && kill -9 $process && \
+             while [ -e /proc/$process ]; do sleep 0.02; done"
+        ));
+    }
+
+    /// Output of systemd-nspawn.
+    fn log(&self) -> PathBuf {
+        self.root.with_file_name("console")
+    }
+
+    /// A name that no other machine has.
+    fn name(&self) -> String {
+        let directory = self.root.parent().and_then(Path::file_name).unwrap_or_default();
+        format!("m-{}", directory.to_string_lossy().replace('.', ""))
+    }
+
+    /// Fails if systemd-nspawn has ended.
+    fn must_live(&mut self) {
+        let ended = match &mut self.running {
+            Some((child, _)) => child.try_wait().expect("a child"),
+            None => return,
+        };
+        if let Some(status) = ended {
+            self.fail(&format!("the machine is gone: systemd-nspawn: {status}"));
+        }
+    }
+
+    /// Ends the test with what the machine and systemd-nspawn have logged.
+    fn fail(&self, why: &str) -> ! {
+        let mut journalctl = tool("journalctl");
+        journalctl.arg("--directory").arg(self.root.join("var/log/journal"));
+        let journal =
+            journalctl.args(["--no-pager", "-o", "short-monotonic", "-n", "200"]).output();
+        let journal = journal.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let units = self.try_run("systemctl --failed; systemctl list-jobs").stdout;
+        panic!(
+            "{why}\n{}\n{}\n{}",
+            String::from_utf8_lossy(&units),
+            fs::read_to_string(self.log()).unwrap_or_default(),
+            journal.unwrap_or_default()
+        );
     }
 }
 
@@ -172,11 +267,7 @@ fn base() -> PathBuf {
         missing.join(", ")
     );
     let id = must(tool("id").arg("-u"));
-    assert_eq!(
-        id.trim(),
-        "0",
-        "a test of the package makes a system with debootstrap: run as root"
-    );
+    assert_eq!(id.trim(), "0", "a test of the package makes a system with mmdebstrap: run as root");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target directory");
     let base = target.join("machine");
     fs::create_dir_all(&base).expect("a directory");
@@ -186,12 +277,14 @@ fn base() -> PathBuf {
     if !tree.is_dir() {
         let _ = fs::remove_dir_all(&new);
         let _ = writeln!(std::io::stdout(), "making a Debian in {}", tree.display());
-        must(
-            tool("debootstrap")
-                .args(["--variant=minbase", &format!("--include={PACKAGES}"), "bookworm"])
-                .arg(&new),
-        );
+        let mut mmdebstrap = tool("mmdebstrap");
+        mmdebstrap.args(["--quiet", "--mode=root", "--variant=apt", "--format=directory"]);
+        mmdebstrap.arg("--dpkgopt=force-unsafe-io").arg(format!("--include={PACKAGES}"));
+        must(mmdebstrap.arg("bookworm").arg(&new));
         fs::create_dir_all(new.join("var/log/journal")).expect("a directory");
+        // Recommended packages would come over the network.
+        let own = new.join("etc/apt/apt.conf.d/no-recommends");
+        fs::write(own, "APT::Install-Recommends \"false\";\n").expect("room");
         fs::rename(&new, &tree).expect("a tree");
     }
     tree

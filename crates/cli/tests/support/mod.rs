@@ -6,6 +6,7 @@
 pub mod crashed;
 pub mod devices;
 pub mod file_system;
+pub mod guide;
 pub mod http;
 pub mod machine;
 pub mod pieces;
@@ -109,6 +110,26 @@ pub fn is_installed(program: &str) -> bool {
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .any(|directory| directory.join(program).is_file())
+}
+
+/// Root of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Cargo, in the root of the workspace. Variables that cargo has set for this test would make
+/// build scripts run again.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(workspace());
+    let of_cargo =
+        ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    for (name, _) in std::env::vars() {
+        if of_cargo.iter().any(|prefix| name.starts_with(prefix)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// The names in a directory, in order.
