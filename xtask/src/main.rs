@@ -10,7 +10,7 @@
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
 //! | `cargo xtask bench [--quick] [--trace FILE]` | measures everything and writes docs/generated/performance.md |
 //! | `cargo xtask man [DIRECTORY]` | writes the manual pages, by default to target/man |
-//! | `cargo xtask package` | makes the package for Debian |
+//! | `cargo xtask package [--tarball]` | makes the package for Debian, or an archive with a static program |
 //!
 //! Tests that lack a tool or a right say `SKIPPED: …` and why; the summary at the end repeats these
 //! lines, so that a skipped test is never taken for a passed one.
@@ -50,11 +50,12 @@ const NEEDED: &[(&str, &str)] = &[
     ("promtool", "prometheus"),
     ("chromium", "chromium"),
     ("codespell", "codespell"),
-    ("debootstrap", "debootstrap"),
+    ("mmdebstrap", "mmdebstrap"),
     ("systemd-nspawn", "systemd-container"),
     ("systemd-analyze", "systemd"),
     ("lintian", "lintian"),
     ("mandoc", "mandoc"),
+    ("musl-gcc", "musl-tools"),
 ];
 
 /// A program that tests call and Debian does not have: its crate, and the version.
@@ -103,7 +104,7 @@ fn main() -> ExitCode {
             eprintln!(
                 "usage: cargo xtask test | fuzz … | damage … | packages | tidy | instructions \
                  [--update] | \
-                 bench [--quick] | man [DIRECTORY] | package"
+                 bench [--quick] | man [DIRECTORY] | package [--tarball]"
             );
             return ExitCode::from(2);
         }
@@ -118,7 +119,7 @@ fn cargo() -> String {
 /// Writes the manual pages.
 fn man() -> bool {
     let directory = std::env::args().nth(2).unwrap_or_else(|| "target/man".to_owned());
-    let written = package::pages(&cargo(), Path::new(&directory), package::Examples::Run("dev"));
+    let written = package::pages(&cargo(), Path::new(&directory), package::Example::Run("dev"));
     if let Err(why) = &written {
         eprintln!("xtask: {why}");
     }
@@ -156,9 +157,11 @@ fn install() {
     packages();
     // Without features: xz is a program of Debian's, which does its work faster than code that is
     // not optimized.
-    for ([program, version], features) in
-        [(FSX, &[][..]), (package::CARGO_DEB, &["--no-default-features"])]
-    {
+    for ([program, version], features) in [
+        (FSX, &[][..]),
+        (package::CARGO_DEB, &["--no-default-features"]),
+        (package::bill::CARGO_CYCLONEDX, &[]),
+    ] {
         if has(program) {
             continue;
         }
@@ -171,6 +174,16 @@ fn install() {
         }
     }
     schemathesis();
+    musl();
+}
+
+/// Installs the standard library of Rust for static programs, where rustup is there to do it.
+fn musl() {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let mut add = Command::new("rustup");
+    if !add.args(["target", "add", &target]).status().is_ok_and(|status| status.success()) {
+        println!("xtask: no {target}: `cargo xtask package --tarball`, and its test, fail");
+    }
 }
 
 /// Installs missing packages where that is possible, else prints their names.

@@ -1,4 +1,4 @@
-//! The guides to moving in and out and to removal: their commands, in their order.
+//! The guides to operating, to moving in and out and to removal: their commands, in their order.
 //!
 //! Two kinds of lines are left out: those that speak to the kernel's bcache, which needs a virtual
 //! machine (tests/kernel-vm), and `serve`, whose place a daemon of the test takes.
@@ -11,15 +11,19 @@ mod support;
 
 use std::path::Path;
 
-use support::{Daemon, make_set, must, scratch, sha256_of, tool, ubcache};
+use support::guide::blocks;
+use support::{Daemon, make_set, must, scratch, sha256_of, sparse, tool, ubcache};
 
 /// The commands of a guide's blocks.
 fn commands(guide: &str) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide").join(guide);
-    let text = std::fs::read_to_string(path).expect("a guide");
-    let blocks = text.split("```\n").skip(1).step_by(2);
-    let lines = blocks.flat_map(str::lines);
-    lines.map(|line| line.split(" #").next().unwrap_or(line).trim().to_owned()).collect()
+    blocks(guide).concat()
+}
+
+/// A set in the files `CACHE` and `DISK`, with the export `data`.
+fn set_of_files(directory: &Path) {
+    let (cache, disks) = make_set(directory, &[16], &["--label", "data"]);
+    std::fs::rename(cache, directory.join("CACHE")).expect("a file");
+    std::fs::rename(&disks[0], directory.join("DISK")).expect("a file");
 }
 
 /// Runs a command in a directory that has the files `CACHE` and `DISK`.
@@ -32,23 +36,30 @@ fn run(directory: &Path, command: &str) -> String {
 
 /// A set that is served, whose control socket is in the place where commands look.
 fn serve(directory: &Path, options: &[&str]) -> Daemon {
-    let (cache, disks) = (directory.join("CACHE"), [directory.join("DISK")]);
+    serve_with(directory, "CACHE", options)
+}
+
+fn serve_with(directory: &Path, cache: &str, options: &[&str]) -> Daemon {
+    let (cache, disks) = (directory.join(cache), [directory.join("DISK")]);
     let daemon = Daemon::start("pool", directory, &cache, &disks, options);
+    make_known(directory, &daemon);
+    daemon
+}
+
+/// Puts a link to the control socket where commands look.
+fn make_known(directory: &Path, daemon: &Daemon) {
     let place = directory.join("ubcache");
     std::fs::create_dir_all(&place).expect("a directory");
     let socket = place.join("set.sock");
     let _ = std::fs::remove_file(&socket);
     std::os::unix::fs::symlink(&daemon.control, socket).expect("a link");
-    daemon
 }
 
 #[test]
 fn a_removed_set_leaves_all_data_on_the_disk() {
     let scratch = scratch();
     let directory = scratch.path();
-    let (cache, disks) = make_set(directory, &[16], &["--label", "data"]);
-    std::fs::rename(cache, directory.join("CACHE")).expect("a file");
-    std::fs::rename(&disks[0], directory.join("DISK")).expect("a file");
+    set_of_files(directory);
     let mut content = vec![0; 1 << 20];
     support::pseudo_random(8, &mut content);
     let mut daemon = Some(serve(directory, &support::STAYS_DIRTY));
@@ -134,4 +145,140 @@ fn a_set_of_the_driver_moves_in_and_out() {
             assert!(shown.contains("[match]"), "{shown}");
         }
     }
+}
+
+/// State in which the commands of a block of the guide to operating are of use.
+fn state_before(block: &[String], directory: &Path) -> Option<Daemon> {
+    let lost = || std::fs::remove_file(directory.join("CACHE")).expect("the cache");
+    match block[0].as_str() {
+        "ubcache serve --cache-optional -C CACHE -B DISK" => {
+            lost();
+            None
+        }
+        "ubcache forget-cache DISK --discard-dirty" => {
+            let daemon = serve(directory, &support::STAYS_DIRTY);
+            daemon.client("data").write(0, &vec![3; 1 << 20], true).expect("a write");
+            daemon.stop();
+            lost();
+            None
+        }
+        "ubcache make -C NEW" => {
+            lost();
+            Some(serve(directory, &["--cache-optional"]))
+        }
+        _ => {
+            let daemon = serve(directory, &support::STAYS_DIRTY);
+            daemon.client("data").write(0, &vec![3; 1 << 20], true).expect("a write");
+            daemon.set("writeback_running=1");
+            Some(daemon)
+        }
+    }
+}
+
+#[test]
+fn operating_commands_do_what_the_guide_says() {
+    let mut ran = 0;
+    for block in blocks("operate.md") {
+        let scratch = scratch();
+        let directory = scratch.path();
+        set_of_files(directory);
+        sparse(&directory.join("NEW"), 300 << 20);
+        let mut daemon = state_before(&block, directory);
+        let mut uuid = String::new();
+        if let Some(daemon) = &daemon {
+            let report = daemon.status();
+            let found = &report["sets"][0]["volumes"][0]["uuid"];
+            uuid = found.as_str().expect("a UUID").to_owned();
+        }
+        for command in &block {
+            if let Some(options) = command.strip_prefix("ubcache serve ") {
+                let (options, cache) = options.split_once("-C ").expect("a cache");
+                let (cache, _) = cache.split_once(" -B DISK").expect("a disk");
+                let options: Vec<&str> = options.split_whitespace().collect();
+                daemon = Some(serve_with(directory, cache, &options));
+            } else {
+                run(directory, &command.replace("UUID", &uuid));
+            }
+            ran += 1;
+        }
+        let last = block.last().expect("a command").as_str();
+        let Some(daemon) = daemon else { panic!("no daemon after {block:?}") };
+        if last == "ubcache stop" {
+            daemon.wait();
+            continue;
+        }
+        let set = daemon.status()["sets"][0].clone();
+        let volume = &set["volumes"][0];
+        match last {
+            "ubcache drain data --wait" => assert_eq!(volume["dirty_bytes"], 0),
+            "ubcache attach --cache NEW" | "ubcache attach data" => {
+                assert_eq!(volume["state"], "clean", "{set}");
+                assert!(set["cache"]["path"].as_str().is_some_and(|path| path.ends_with("NEW")));
+            }
+            "ubcache serve --cache-optional -C CACHE -B DISK" => {
+                assert_eq!(volume["state"], "no cache", "{set}");
+            }
+            "ubcache add -B data=DISK" => assert_eq!(volume["name"], "data"),
+            "ubcache forget-disk UUID --discard-dirty" => {
+                assert!(volume.is_null() && set["absent"].as_array().is_some_and(Vec::is_empty));
+            }
+            _ => {}
+        }
+    }
+    assert!(ran >= 25, "all commands of the guide ran: {ran}");
+}
+
+/// The last section of the first hour: a set in files, from a terminal. What comes before needs a
+/// booted machine (package.rs).
+#[test]
+fn first_hour_with_files_runs_without_a_package() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let blocks = blocks("first-hour.md");
+    let block = blocks.last().expect("a block");
+    let mut daemon = None;
+    for command in block {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        match words[..] {
+            ["ubcache", "serve", "-C", cache, "-B", disk, "--nbd", _, ref options @ .., "&"] => {
+                let (cache, disk) = (directory.join(cache), directory.join(disk));
+                let served = Daemon::start("pool", directory, &cache, &[disk], options);
+                make_known(directory, &served);
+                daemon = Some(served);
+            }
+            ["nbdcopy", ..] => {
+                let uri = daemon.as_ref().expect("it runs").uri("data");
+                let file = env!("CARGO_BIN_EXE_ubcache");
+                must(tool("nbdcopy").args(["--synchronous", file]).arg(uri));
+            }
+            _ => {
+                let said = run(directory, command);
+                match words[1] {
+                    "stop" => daemon.take().expect("it runs").wait(),
+                    "get" => assert!(said.contains("[writeback]"), "{said}"),
+                    "check" => assert!(said.contains("clean"), "{said}"),
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(daemon.is_none() && block.len() >= 9, "all commands ran");
+}
+
+/// The table of alerts names all that there are, and no others.
+#[test]
+fn every_alert_is_in_the_guide() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("a file");
+    let rules = read("contrib/prometheus/ubcache.rules.yml");
+    let alerts: Vec<&str> =
+        rules.lines().filter_map(|it| it.trim().strip_prefix("- alert: ")).collect();
+    let guide = read("docs/guide/operate.md");
+    let listed: Vec<&str> = guide
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `Ubcache"))
+        .filter_map(|rest| rest.split('`').next())
+        .collect();
+    let expected: Vec<&str> = alerts.iter().filter_map(|it| it.strip_prefix("Ubcache")).collect();
+    assert_eq!(listed, expected);
 }

@@ -1,5 +1,6 @@
 //! The package for Debian: made, checked by lintian, installed, used, upgraded, removed and purged
-//! in a Debian of its own; and the manual pages.
+//! in a Debian of its own; the manual pages; and the guide to the first hour, from the package to a
+//! disk that is mounted at boot.
 #![allow(
     clippy::disallowed_methods,
     reason = "tests live in the real world, with its clock and its threads"
@@ -8,33 +9,30 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::LazyLock;
 
-use support::machine::Machine;
-use support::{must, names_in, scratch, text, tool};
+use support::guide::blocks;
+use support::machine::{Machine, NBD_CLIENT};
+use support::{cargo, must, names_in, scratch, text, tool, workspace};
 
-/// Root of the workspace.
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
+/// The package of the program under test, which is made once.
+static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let file = directory.join(DEB);
+    package(&file, "0.1.0-1");
+    file
+});
+
+const DEB: &str = "ubcache_0.1.0-1_amd64.deb";
 
 /// Makes the package of the program under test.
-fn package(directory: &Path, version: &str) -> PathBuf {
+fn package(file: &Path, version: &str) {
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-    let file = directory.join(format!("ubcache_{version}.deb"));
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(workspace()).args(["run", "-q", "-p", "xtask", "--", "package", "--fast"]);
-    cargo.args(["--profile", profile, "--deb-version", version, "--output", text(&file)]);
-    // Variables that cargo sets for this test would make build scripts run again.
-    for (name, _) in std::env::vars().filter(|(name, _)| {
-        ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-    }) {
-        cargo.env_remove(name);
-    }
+    let mut cargo = cargo();
+    cargo.args(["run", "-q", "-p", "xtask", "--", "package", "--fast", "--profile", profile]);
+    cargo.args(["--deb-version", version, "--output", text(file)]);
     must(&mut cargo);
-    file
 }
 
 fn put(machine: &Machine, package: &Path, name: &str) {
@@ -42,13 +40,12 @@ fn put(machine: &Machine, package: &Path, name: &str) {
 }
 
 #[test]
-#[ignore = "boots a Debian, in minutes: cargo test -p ubcache-cli --test package -- --ignored"]
 fn package_is_installed_used_upgraded_and_purged() {
     let directory = scratch();
-    let (new, old) = (package(directory.path(), "0.1.0-1"), directory.path().join("old.deb"));
+    let (new, old) = (MADE.as_path(), directory.path().join("old.deb"));
     // The same package as an older version.
     let tree = directory.path().join("old");
-    must(tool("dpkg-deb").arg("--raw-extract").arg(&new).arg(&tree));
+    must(tool("dpkg-deb").arg("--raw-extract").arg(new).arg(&tree));
     must(
         tool("sed")
             .args(["-i", "s/^Version: .*/Version: 0.0.9-1/"])
@@ -58,9 +55,7 @@ fn package_is_installed_used_upgraded_and_purged() {
     let missing = "lintian, mandoc: `cargo xtask packages` installs them";
     assert!(support::is_installed("lintian") && support::is_installed("mandoc"), "{missing}");
     let mut lintian = tool("lintian");
-    must(
-        lintian.args(["--fail-on", "error", "--allow-root", "--tag-display-limit", "0"]).arg(&new),
-    );
+    must(lintian.args(["--fail-on", "error", "--allow-root", "--tag-display-limit", "0"]).arg(new));
     let pages = workspace().join("target/package/man");
     for page in names_in(&pages) {
         must(tool("mandoc").args(["-T", "lint", "-W", "warning"]).arg(pages.join(page)));
@@ -69,7 +64,7 @@ fn package_is_installed_used_upgraded_and_purged() {
     let mut machine = Machine::new();
     let before = machine.run("dpkg-query -W");
     put(&machine, &old, "old.deb");
-    put(&machine, &new, "new.deb");
+    put(&machine, new, "new.deb");
     machine.run("dpkg -i /old.deb");
     for file in [
         "/usr/bin/ubcached",
@@ -80,6 +75,7 @@ fn package_is_installed_used_upgraded_and_purged() {
         "/usr/share/zsh/vendor-completions/_ubcache",
         "/usr/share/fish/vendor_completions.d/ubcache.fish",
         "/usr/share/doc/ubcache/copyright",
+        "/usr/share/doc/ubcache/ubcache.cdx.json",
         "/lib/systemd/system/ubcached.service",
         "/lib/udev/rules.d/68-ubcache.rules",
         "/etc/ubcache/example.toml.sample",
@@ -105,7 +101,7 @@ fn package_is_installed_used_upgraded_and_purged() {
     let size = "nbdinfo --size 'nbd+unix:///data?socket=/run/ubcache/data.nbd'";
     machine.run(size);
     let process = machine.run("systemctl show -P MainPID ubcached.service");
-    machine.run("kill -9 $(systemctl show -P MainPID ubcached.service)");
+    machine.kill("ubcached.service");
     machine.until("[ $(systemctl show -P NRestarts ubcached.service) = 1 ]");
     machine.until("systemctl is-active ubcached.service");
     assert_ne!(machine.run("systemctl show -P MainPID ubcached.service"), process);
@@ -129,4 +125,82 @@ fn package_is_installed_used_upgraded_and_purged() {
         "rm -r /etc/ubcache /var/lib/ubcache && ! find / -xdev -path /proc -prune -o -name \
                  '*ubcache*' -print | grep -v '/journal/' | grep .",
     );
+}
+
+/// Stand-ins for the hardware of the guide: files, and FUSE for the kernel's NBD.
+const IN_PLACE_OF: [(&str, &str); 5] = [
+    ("/dev/nvme0n1p4", "/var/lib/ubcache/ssd"),
+    ("/dev/sdb", "/var/lib/ubcache/disk"),
+    ("mkfs.ext4 /dev/nbd0", "mkfs.ext4 -q -O ^has_journal /dev/nbd0"),
+    (" ext4 _netdev", " fuse.fuse2fs _netdev"),
+    ("/dev/nbd0", "/run/stand-in/nbd0/disk"),
+];
+
+/// Text of the first block of a kind.
+fn block_of(guide: &str, kind: &str) -> String {
+    let path = workspace().join("docs/guide").join(guide);
+    let words = std::fs::read_to_string(path).expect("a guide");
+    let block = words.split(&format!("\n```{kind}\n")).nth(1).expect("a block");
+    block.split("\n```").next().expect("its end").to_owned()
+}
+
+/// All blocks up to the section without a package, in their order, each as a script.
+#[test]
+fn first_hour_leads_from_the_package_to_a_disk_mounted_at_boot() {
+    let mut machine = Machine::new();
+    put(&machine, &MADE, &format!("root/{DEB}"));
+    machine.write("usr/sbin/nbd-client", NBD_CLIENT);
+    machine.run(
+        "mkdir -m 700 -p /var/lib/ubcache && cd /var/lib/ubcache && truncate -s 300M ssd && \
+         truncate -s 64M disk",
+    );
+    machine.boot();
+    let all = "for unit in ubcached ubcache-nbd@nbd0 srv-data.mount; do \
+               systemctl --quiet is-active $unit || exit 1; done";
+    let mut ran = 0;
+    for block in blocks("first-hour.md") {
+        if block[0].contains("cache.img") {
+            break;
+        }
+        let mut script = block.join("\n");
+        for (words, stand_in) in IN_PLACE_OF {
+            script = script.replace(words, stand_in);
+        }
+        let kills = script.contains("--signal=KILL");
+        if kills {
+            // A wait that begins before systemd has seen it would see nothing under way.
+            script = format!(
+                "process=$(systemctl show -P MainPID ubcached)\n{script}\n\
+                 while [ -e /proc/$process ]; do sleep 0.02; done"
+            );
+        }
+        let said = machine.run(&format!("set -eu; cd /root\n{script}"));
+        ran += 1;
+        if kills {
+            machine.until("[ $(systemctl show -P NRestarts ubcached) = 1 ]");
+            machine.until(all);
+        }
+        let expected = match block[0].as_str() {
+            line if line.starts_with("ubcache make") => "backing",
+            line if line.starts_with("cat > /etc/ubcache/data.toml") => "1 set good: data",
+            line if line.starts_with("echo 'OPTIONS=") => "ubcache_set_health",
+            line if line.starts_with("systemctl is-active") => "precious",
+            line if line.starts_with("ubcache set --save") => "0.0k\n",
+            _ => "",
+        };
+        assert!(said.contains(expected), "{expected} is not in what {block:?} says:\n{said}");
+    }
+    assert_eq!(ran, 9, "all blocks of the guide ran");
+    machine.run("grep -q 'sequential_cutoff = .*0' /etc/ubcache/data.toml");
+    machine.power_off();
+    machine.boot();
+    machine.until(all);
+    assert_eq!(machine.run("cat /srv/data/precious"), "precious\n");
+    machine.run("ubcache status");
+    let prometheus = scratch();
+    let file = prometheus.path().join("prometheus.yml");
+    let content = block_of("first-hour.md", "yaml")
+        .replace("/usr/share", text(&machine.root.join("usr/share")));
+    std::fs::write(&file, content).expect("room");
+    must(tool("promtool").args(["check", "config"]).arg(&file));
 }
