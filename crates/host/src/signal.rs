@@ -21,10 +21,23 @@ pub const SIGTERM: i32 = libc::SIGTERM;
 /// Hang-up; by custom a request to read the configuration again.
 pub const SIGHUP: i32 = libc::SIGHUP;
 
+/// The thread for which signals wait; 0: none.
+static KEEPER: AtomicI32 = AtomicI32::new(0);
+
 /// Lets signals wait that would end the process, until a program that comes waits for them itself;
-/// `false`: no such program comes.
+/// `false`: no such program comes. Call it on the thread that executes the program.
+///
+/// Other threads take signals as before, and pass them on to this one: what waits for it outlives
+/// the exec, and what they counted does not.
 pub fn keep_for_next(keep: bool) -> io::Result<()> {
-    [SIGINT, SIGTERM, SIGHUP].into_iter().try_for_each(|signal| sys::block_signal(signal, keep))
+    if !keep {
+        KEEPER.store(0, Ordering::Relaxed);
+    }
+    [SIGINT, SIGTERM, SIGHUP].into_iter().try_for_each(|signal| sys::block_signal(signal, keep))?;
+    if keep {
+        KEEPER.store(sys::thread_id(), Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 const SIGNALS: usize = 65;
@@ -33,7 +46,11 @@ const SIGNALS: usize = 65;
 static EVENT_FDS: [AtomicI32; SIGNALS] = [const { AtomicI32::new(0) }; SIGNALS];
 
 extern "C" fn on_signal(signal: libc::c_int) {
-    // Only what is allowed in a signal handler: an atomic load and write(2).
+    // Only what is allowed in a signal handler: atomic loads, tgkill(2) and write(2).
+    let keeper = KEEPER.load(Ordering::Relaxed);
+    if keeper > 0 && keeper != sys::thread_id() && sys::signal_thread(keeper, signal) {
+        return;
+    }
     let fd = usize::try_from(signal).ok().and_then(|signal| EVENT_FDS.get(signal));
     if let Some(fd) = fd.map(|fd| fd.load(Ordering::Relaxed)).filter(|fd| *fd > 0) {
         sys::eventfd_signal(fd);
@@ -111,5 +128,28 @@ impl Host {
     /// From now on `signal` does not end the process but can be waited for.
     pub fn signal(&self, signal: i32) -> io::Result<Signal> {
         Ok(Signal { env: self.env(), fd: Rc::new(event_fd(signal)?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only the thread that executes the next program blocks signals. One that comes meanwhile went
+    /// to another thread, whose count ended with the program.
+    #[test]
+    fn signal_that_another_thread_takes_waits_for_the_next_program() {
+        let fd = event_fd(SIGHUP).expect("a handler");
+        keep_for_next(true).expect("it can be kept");
+        // The threads of the tests do not block it.
+        let mut kill = std::process::Command::new("kill");
+        let status = kill.args(["-HUP", &std::process::id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+        while !sys::is_pending(SIGHUP) {
+            std::thread::yield_now();
+        }
+        assert_eq!(sys::eventfd_take(fd.as_raw_fd()), 0, "no thread has counted it");
+        keep_for_next(false).expect("it comes");
+        assert_eq!(sys::eventfd_take(fd.as_raw_fd()), 1);
     }
 }

@@ -149,6 +149,28 @@ pub(crate) fn block_signal(signal: i32, block: bool) -> io::Result<()> {
     }
 }
 
+/// Number of this thread, as the kernel has it.
+pub(crate) fn thread_id() -> i32 {
+    // SAFETY: the call has no preconditions.
+    unsafe { libc::gettid() }
+}
+
+/// Sends a signal to a thread of this process; returns true if that is done.
+pub(crate) fn signal_thread(thread: i32, signal: i32) -> bool {
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, signal) == 0 }
+}
+
+/// Returns true if a signal waits for this thread, or for the process.
+#[cfg(test)]
+pub(crate) fn is_pending(signal: i32) -> bool {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `set` is writable memory of the right type.
+    let done = unsafe { libc::sigpending(set.as_mut_ptr()) };
+    // SAFETY: the call before has filled it.
+    done == 0 && unsafe { libc::sigismember(set.as_ptr(), signal) } == 1
+}
+
 /// Pointers to strings, with the null behind them that `execve` wants.
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     let pointers = strings.iter().map(|string| string.as_ptr());

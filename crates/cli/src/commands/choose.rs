@@ -28,7 +28,7 @@ impl Daemon {
         let found = find_sockets();
         if found.live.is_empty() {
             return Err(match found.denied.as_slice() {
-                [] => no_daemon(),
+                [] => no_daemon(&found.stale),
                 [path] => denied(path),
                 [path, others @ ..] => {
                     let others: Vec<String> =
@@ -101,11 +101,19 @@ fn serves(set: &SetReport, name: &str) -> bool {
     is_volume || is_uuid(&set.uuid) || !name.is_empty() && set.name == name
 }
 
-fn no_daemon() -> Failure {
+fn no_daemon(stale: &[PathBuf]) -> Failure {
     let places: Vec<String> =
         socket_directories().iter().map(|dir| format!("{}/*.sock", dir.display())).collect();
-    Failure::usage("no daemon", "no `ubcache serve` answers at a control socket")
-        .with_code(Code::NoDaemon)
+    let failure = Failure::usage("no daemon", "no `ubcache serve` answers at a control socket")
+        .with_code(Code::NoDaemon);
+    let failure = match stale {
+        [] => failure,
+        stale => failure.found(format_args!(
+            "left by a daemon that was killed: {}",
+            stale.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+        )),
+    };
+    failure
         .expected(format_args!("a live socket among {}", places.join(", ")))
         .advice("start `ubcache serve`, or give its socket with --control PATH")
 }

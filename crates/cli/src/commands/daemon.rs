@@ -1,14 +1,13 @@
 //! `ubcache daemon`, also as `ubcached`: serves the sets of configuration files.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ubcache_daemon::page::StatusPageOptions;
+use ubcache_daemon::Failure;
 use ubcache_daemon::supervisor::{self, Options, Started};
-use ubcache_daemon::{Failure, log};
 
 use super::print;
-use super::serve::{LogFormat, exports};
+use super::process::Process;
+use super::serve::exports;
 
 const AFTER_HELP: &str = "\
 Each file NAME.toml is a set of that name; docs/reference/config.md and `man ubcache.toml` have its
@@ -33,37 +32,18 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/ubcache/ubcached.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Show a status page in browsers, read-only, and /v1/metrics for Prometheus
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    status_page: Option<SocketAddr>,
-    /// Readers of the status page have to know the token in this file; needed unless the address is
-    /// a loopback one
-    #[arg(long, value_name = "FILE")]
-    status_token: Option<PathBuf>,
-    /// Lock memory once used, so that it is not paged out: for clients on this machine, which may
-    /// wait for the daemon when memory is short
-    #[arg(long)]
-    lock_memory: bool,
-    /// Form of the log: lines of text or JSON objects, to standard error, or entries with fields,
-    /// to the socket of systemd's journal
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-    /// The socket of systemd's journal
-    #[arg(long, value_name = "PATH", hide = true, default_value = log::JOURNAL_SOCKET)]
-    journal_socket: PathBuf,
+    #[command(flatten)]
+    process: Process,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    log::start(&args.log_format.form(&args.journal_socket))?;
+    args.process.start_log()?;
     let options = Options {
         paths: args.config.clone(),
         control: args.control.clone(),
-        status_page: StatusPageOptions {
-            address: args.status_page,
-            token: args.status_token.clone(),
-        },
-        lock_memory: args.lock_memory,
+        status_page: args.process.status_page(),
+        lock_memory: args.process.lock_memory,
     };
     // Clients are served even if standard output is closed.
     supervisor::run(&options, |sets, page| drop(print(&greeting(sets, page))))

@@ -23,6 +23,7 @@ pub mod metrics;
 mod new_file;
 mod offline;
 pub mod pack;
+mod process;
 pub mod recover;
 pub mod repair;
 pub mod restore;

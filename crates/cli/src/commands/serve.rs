@@ -1,20 +1,19 @@
 //! `ubcache serve`: serves a cache set over NBD, in the foreground, until a stop is requested.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ubcache_daemon::clients::{above_zero, split_limit};
 use ubcache_daemon::config::split_name;
-use ubcache_daemon::page::StatusPageOptions;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{
     ClientLimits, Failure, NbdAddress, Network, PageCache, Rates, ReadOnly, Ready, ServeConfig,
-    SocketAccess, TlsOptions, log,
+    SocketAccess, TlsOptions,
 };
 use ubcache_env::Nanos;
 
 use super::demo::slow_disk::SlowWorld;
+use super::process::Process;
 use super::{print, visible};
 
 /// Serve a cache set over NBD until SIGTERM, SIGINT or `ubcache stop`
@@ -43,13 +42,6 @@ pub struct Args {
     /// $XDG_RUNTIME_DIR/ubcache/SET-UUID.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Show a status page in browsers, read-only, and /v1/metrics for Prometheus
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    status_page: Option<SocketAddr>,
-    /// Readers of the status page have to know the token in this file; needed unless the address is
-    /// a loopback one
-    #[arg(long, value_name = "FILE")]
-    status_token: Option<PathBuf>,
     /// If the cache device is missing or damaged, serve the disks that are complete without it, and
     /// leave out those with dirty data. What the cache had of them is void from then on; `ubcache
     /// attach --cache NEW` gives them a new one
@@ -83,10 +75,6 @@ pub struct Args {
     /// same every time until it is written. Files and loop devices get them anyway
     #[arg(long)]
     trust_discards: bool,
-    /// Lock memory once used, so that it is not paged out: for clients on this machine, which may
-    /// wait for the daemon when memory is short
-    #[arg(long)]
-    lock_memory: bool,
     /// Refuse writes of clients: to the export NAME, more than once, or without a name to all
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true,
         default_missing_value = "")]
@@ -156,35 +144,8 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
         default_missing_value = "needed")]
     page_cache: Option<When>,
-    /// Form of the log: lines of text or JSON objects, to standard error, or entries with fields,
-    /// to the socket of systemd's journal
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-    /// The socket of systemd's journal
-    #[arg(long, value_name = "PATH", hide = true, default_value = log::JOURNAL_SOCKET)]
-    journal_socket: PathBuf,
-}
-
-/// Form of the log.
-#[derive(Copy, Clone, Debug, clap::ValueEnum)]
-pub(super) enum LogFormat {
-    /// A line of text for each event
-    Text,
-    /// A JSON object for each event
-    Json,
-    /// systemd's journal
-    Journald,
-}
-
-impl LogFormat {
-    /// The form, with the socket of the journal.
-    pub(super) fn form(self, journal: &Path) -> log::Format {
-        match self {
-            LogFormat::Text => log::Format::Text,
-            LogFormat::Json => log::Format::Json,
-            LogFormat::Journald => log::Format::Journald(journal.to_owned()),
-        }
-    }
+    #[command(flatten)]
+    process: Process,
 }
 
 /// When the page cache is used.
@@ -250,7 +211,7 @@ type ExportLimits = Vec<(Option<String>, Rates)>;
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
-    log::start(&args.log_format.form(&args.journal_socket))?;
+    args.process.start_log()?;
     let delay = args.demo_delay;
     let config = args.into_config()?;
     // Clients are served even if standard output is closed.
@@ -298,7 +259,7 @@ impl Args {
             index_memory: Some(args.index_memory),
             busy_poll: Duration::from_micros(args.busy_poll),
             trust_discards: args.trust_discards,
-            lock_memory: args.lock_memory,
+            lock_memory: args.process.lock_memory,
             read_only: match args.read_only {
                 names if names.is_empty() => ReadOnly::Nothing,
                 names if names.iter().any(String::is_empty) => ReadOnly::All,
@@ -314,7 +275,7 @@ impl Args {
                 verify_peer: args.tls_verify_peer,
                 insecure: args.insecure_tcp,
             },
-            status_page: StatusPageOptions { address: args.status_page, token: args.status_token },
+            status_page: args.process.status_page(),
             drain_timeout: Nanos::from_secs(args.drain_timeout),
             clients: ClientLimits {
                 memory: args.client_memory,

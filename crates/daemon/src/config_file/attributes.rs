@@ -1,11 +1,12 @@
-//! Attributes in a file: their names, their values and ranges.
+//! Attributes in a file: names, values and ranges are those of the engine's table.
 
 use std::collections::BTreeSet;
 
 use toml::de::{DeTable, DeValue};
+use ubcache_engine::settings::table::{self, Attribute, Kept, Unit};
 use ubcache_engine::settings::{SetSettings, VolumeSettings};
 
-use super::kind::{found, integer, parse_time};
+use super::kind::{found, integer, parse_time, show_time};
 use super::reader::{Source, unknown};
 
 /// Owner of attributes in a file.
@@ -43,57 +44,42 @@ enum Wrong {
 }
 
 fn check(owner: Owner, name: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
-    let of_volume = VolumeSettings::names().contains(&name);
-    let of_set = SetSettings::names().contains(&name);
-    match owner {
-        Owner::Set if name == "label" => {
+    let of_volume = setting(table::Owner::Volume, name);
+    let attribute = match (owner, of_volume, setting(table::Owner::Set, name)) {
+        (Owner::Set, _, _) if name == "label" => {
             return Err(Wrong::Name("label: each volume has its own: [volume.attributes]".into()));
         }
-        Owner::Set if !of_volume && !of_set => {
-            let known: BTreeSet<&str> =
-                VolumeSettings::names().into_iter().chain(SetSettings::names()).collect();
-            let known: Vec<&str> = known.into_iter().collect();
-            return Err(Wrong::Name(unknown("attribute", name, &known)));
-        }
-        Owner::Volume if !of_volume && of_set => {
+        (_, Some(attribute), _) | (Owner::Set, None, Some(attribute)) => attribute,
+        (Owner::Volume, None, Some(_)) => {
             return Err(Wrong::Name(format!(
                 "{name}: an attribute of the set: [attributes], before the first [[volume]]"
             )));
         }
-        Owner::Volume if !of_volume => {
-            return Err(Wrong::Name(unknown("attribute", name, &VolumeSettings::names())));
+        (_, None, None) => {
+            let of_sets = if owner == Owner::Set { table::OF_SETS } else { &[] };
+            let known = table::OF_VOLUMES.iter().chain(of_sets).filter(|it| it.kept != Kept::No);
+            let known: BTreeSet<&str> = known.map(|it| it.name).collect();
+            let known: Vec<&str> = known.into_iter().collect();
+            return Err(Wrong::Name(unknown("attribute", name, &known)));
         }
-        _ => {}
-    }
-    let text = as_text(name, value).map_err(Wrong::Value)?;
+    };
+    let text = as_text(attribute, value).map_err(Wrong::Value)?;
     let set = match of_volume {
-        true => VolumeSettings::default().set(name, &text),
-        false => SetSettings::default().set(name, &text),
+        Some(_) => VolumeSettings::default().set(name, &text),
+        None => SetSettings::default().set(name, &text),
     };
     set.map_err(|error| Wrong::Value(error.to_string()))?;
     Ok(text)
 }
 
-/// The unit of an attribute, as a suffix of its value.
-enum Unit {
-    Percent,
-    /// Time, in so many microseconds.
-    Time(u64),
-    None,
-}
-
-fn unit(name: &str) -> Unit {
-    match name {
-        "writeback_percent" | "cutoff_writeback" | "cutoff_writeback_sync" => Unit::Percent,
-        "writeback_delay" | "writeback_rate_update_seconds" => Unit::Time(1_000_000),
-        name if name.ends_with("_us") => Unit::Time(1),
-        name if name.ends_with("_ms") => Unit::Time(1000),
-        _ => Unit::None,
-    }
+/// The attribute of this name, if it has a value that a file can give.
+fn setting(owner: table::Owner, name: &str) -> Option<&'static Attribute> {
+    table::attribute(owner, name).filter(|attribute| attribute.kept != Kept::No)
 }
 
 /// A value as `ubcache set` takes it, without its unit.
-fn as_text(name: &str, value: &DeValue<'_>) -> Result<String, String> {
+fn as_text(attribute: &Attribute, value: &DeValue<'_>) -> Result<String, String> {
+    let name = attribute.name;
     let text = match value {
         DeValue::Boolean(switch) => return Ok(u8::from(*switch).to_string()),
         DeValue::String(text) => text.as_ref(),
@@ -104,16 +90,16 @@ fn as_text(name: &str, value: &DeValue<'_>) -> Result<String, String> {
             });
         }
     };
-    match unit(name) {
-        Unit::Percent => Ok(text.strip_suffix('%').unwrap_or(text).to_owned()),
-        Unit::Time(unit) => match parse_time(text) {
+    match (attribute.unit, attribute.unit.micros()) {
+        (Unit::Percent, _) => Ok(text.strip_suffix('%').unwrap_or(text).to_owned()),
+        (_, Some(unit)) => match parse_time(text) {
             Some(time) if time.is_multiple_of(unit) => Ok((time / unit).to_string()),
             Some(_) => Err(format!(
                 "{name}: found \"{text}\", expected whole {}",
-                super::kind::show_time(unit).trim_start_matches('1')
+                show_time(unit).trim_start_matches('1')
             )),
             None => Ok(text.to_owned()),
         },
-        Unit::None => Ok(text.to_owned()),
+        _ => Ok(text.to_owned()),
     }
 }

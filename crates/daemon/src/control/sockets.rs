@@ -70,6 +70,8 @@ pub struct Sockets {
     pub live: Vec<PathBuf>,
     /// Sockets, and directories of them, that this user may not use.
     pub denied: Vec<PathBuf>,
+    /// Sockets of daemons that were killed: nobody listens there any more.
+    pub stale: Vec<PathBuf>,
 }
 
 /// Looks for control sockets in the usual directories.
@@ -98,10 +100,30 @@ fn find_sockets_in(directories: &[PathBuf]) -> Sockets {
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                     found.denied.push(path);
                 }
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                    found.stale.push(path);
+                }
                 Err(_) => {}
             }
         }
     }
     found.live.sort();
+    found.stale.sort();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn socket_of_a_killed_daemon_is_stale() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [live, stale] = ["live.sock", "stale.sock"].map(|name| directory.path().join(name));
+        let _listener = UnixListener::bind(&live).expect("a socket");
+        drop(UnixListener::bind(&stale).expect("a socket"));
+        let found = find_sockets_in(&[directory.path().to_owned()]);
+        assert_eq!(found, Sockets { live: vec![live], denied: Vec::new(), stale: vec![stale] });
+    }
 }

@@ -74,7 +74,7 @@ impl Unit {
     }
 
     /// Microseconds of a unit of time.
-    pub(super) fn micros(self) -> Option<u64> {
+    pub fn micros(self) -> Option<u64> {
         match self {
             Unit::Seconds => Some(1_000_000),
             Unit::Milliseconds => Some(1000),
