@@ -12,6 +12,7 @@
 //! | [`commands::metrics`] | `ubcache metrics`: the numbers of `status` for Prometheus |
 //! | [`commands::top`] | `ubcache top`: what every volume does at the moment |
 //! | [`commands::why`] | `ubcache why`: what went past the cache, and why |
+//! | [`commands::map`] | `ubcache map`: which parts of a volume are cached |
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
 //! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
@@ -83,6 +84,7 @@ enum Command {
     Metrics(commands::metrics::Args),
     Top(commands::top::Args),
     Why(commands::why::Args),
+    Map(commands::map::Args),
     Stop(commands::control::StopArgs),
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
@@ -186,6 +188,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Metrics(args) => commands::metrics::run(&args),
         Command::Top(args) => commands::top::run(&args),
         Command::Why(args) => commands::why::run(&args),
+        Command::Map(args) => commands::map::run(&args),
         Command::Stop(args) => commands::control::stop(&args),
         Command::Set(args) => commands::control::set(&args),
         Command::Get(args) => commands::control::get(&args),

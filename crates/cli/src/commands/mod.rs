@@ -18,6 +18,7 @@ pub mod forget_cache;
 pub mod forget_disk;
 pub mod list;
 pub mod make;
+pub mod map;
 pub mod members;
 pub mod metrics;
 mod new_file;

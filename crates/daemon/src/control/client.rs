@@ -148,6 +148,12 @@ impl Asking<'_> {
                     .refused("limits are those of the configuration file")
                     .advice("change them there, and run `ubcache config apply`"));
             }
+            ControlRequest::Map { volume, cells } => {
+                Call::get(format!("{}/map?cells={cells}", self.volume(volume.as_deref())?))
+            }
+            ControlRequest::Buckets { cells } => {
+                Call::get(format!("{}/buckets?cells={cells}", self.set()?))
+            }
             ControlRequest::Gc => Call::post(format!("{}/gc", self.set()?), json!({})),
             ControlRequest::Add { backing, name } => {
                 let mut body = json!({ "backing": utf8(backing)? });

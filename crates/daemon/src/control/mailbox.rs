@@ -265,6 +265,10 @@ async fn dispatch<W: World>(
             daemon.attribute(volume.as_deref(), &name).map(Reply::Value)
         }
         ControlRequest::GetAll { volume } => daemon.attributes(volume.as_deref()).map(Reply::Value),
+        ControlRequest::Map { volume, cells } => {
+            Ok(in_json(&daemon.volume_map(volume.as_deref(), cells).await?))
+        }
+        ControlRequest::Buckets { cells } => Ok(in_json(&daemon.bucket_map(cells).await)),
         ControlRequest::Gc => {
             let done = daemon.set().trigger_gc().await;
             done.map(|()| Reply::Done).map_err(|error| Refusal::new(Kind::Failed, error))
@@ -299,6 +303,10 @@ async fn dispatch<W: World>(
         },
         ControlRequest::Stop => unreachable!("a stop is carried out before"),
     }
+}
+
+fn in_json(value: &impl serde::Serialize) -> Reply {
+    Reply::Value(serde_json::to_value(value).expect("plain data always serializes"))
 }
 
 impl<W: World> Daemon<W> {

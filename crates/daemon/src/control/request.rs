@@ -39,6 +39,18 @@ pub enum ControlRequest {
         /// The export whose attributes are meant; all volumes and the set if absent.
         volume: Option<String>,
     },
+    /// The map of a volume: what the cache has of each part of it.
+    Map {
+        /// The export; may be absent if there is only one.
+        volume: Option<String>,
+        /// Most cells of the map.
+        cells: u32,
+    },
+    /// The map of the cache device: what each part of it holds.
+    Buckets {
+        /// Most cells of the map.
+        cells: u32,
+    },
     /// Starts a garbage collection.
     Gc,
     /// Writes back a volume's dirty data and detaches it from the set; it stays served. The
@@ -111,6 +123,7 @@ impl ControlRequest {
             ControlRequest::Stop => "stop",
             ControlRequest::Set { .. } | ControlRequest::SetAll { .. } => "set",
             ControlRequest::Get { .. } | ControlRequest::GetAll { .. } => "get",
+            ControlRequest::Map { .. } | ControlRequest::Buckets { .. } => "map",
             ControlRequest::Gc => "gc",
             ControlRequest::Detach { .. } => "detach",
             ControlRequest::ForgetDisk { .. } => "forget-disk",
@@ -126,6 +139,6 @@ impl ControlRequest {
 
     /// Returns true if it changes anything that another program would have to know.
     pub(crate) fn changes(&self) -> bool {
-        !matches!(self.word(), "status" | "get" | "stop" | "upgrade")
+        !matches!(self.word(), "status" | "get" | "map" | "stop" | "upgrade")
     }
 }

@@ -152,6 +152,7 @@ pub(super) async fn open<W: World>(
         published: RefCell::default(),
         commands: RefCell::default(),
         paces: Paces::default(),
+        drawing: Lock::default(),
         nothing_left: Cell::new(false),
         rates: RefCell::default(),
         shares_process: false,

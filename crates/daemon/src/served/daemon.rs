@@ -58,6 +58,8 @@ pub struct Daemon<W: World> {
     pub(crate) commands: RefCell<Vec<&'static str>>,
     /// Speeds of writeback.
     pub(crate) paces: Paces,
+    /// Maps are drawn one at a time.
+    pub(crate) drawing: Lock,
     /// The set has failed, no volume is whole, and no client is connected.
     pub(crate) nothing_left: Cell<bool>,
     /// Limits of exports that were changed since the start.

@@ -12,6 +12,7 @@
 //! | `handover` | the end of a daemon with which another program goes on |
 //! | [`health`] | health of a set, and warnings in words |
 //! | [`listen`] | sockets for NBD clients |
+//! | [`maps`] | what is cached of each part of a volume, and what each part of a cache holds |
 //! | [`metrics`] | the numbers of the report for Prometheus |
 //! | [`pace`] | speed of writeback |
 //! | `members` | volumes that come and go |
@@ -34,6 +35,7 @@ pub(crate) mod gate;
 pub(crate) mod handover;
 pub mod health;
 pub mod listen;
+pub mod maps;
 mod members;
 pub mod metrics;
 pub mod orders;

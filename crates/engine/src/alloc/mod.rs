@@ -5,6 +5,7 @@
 //! | [`buckets`] | state of every bucket: its role, and the queues of free and pending ones |
 //! | [`bucket_pins`] | buckets that somebody reads or is about to name |
 //! | [`change_signal`] | changes of buckets that the allocator waits for |
+//! | [`bucket_map`] | what each part of the cache device holds |
 //! | [`bucket_set`] | a set of buckets, a bit for each |
 //! | [`generations`] | which pointers are live, and how old they are |
 //! | [`sector_counts`] | live and dirty sectors of each bucket |
@@ -27,6 +28,7 @@
 
 pub(crate) mod allocator;
 mod block_reuse;
+mod bucket_map;
 pub(crate) mod bucket_pins;
 pub(crate) mod bucket_set;
 mod bucket_value;

@@ -7,6 +7,7 @@
 //! | [`read`] | reads: hits, misses, fills (R1–R5) |
 //! | [`write`] | writes of every mode, zeroes (W1–W6, K1–K3) |
 //! | [`partial_blocks`] | writes of parts of blocks (T5) |
+//! | [`range_map`] | what the cache has of each part of a volume |
 //! | [`block_status`] | what the cache and the backing device have of a range |
 //! | [`discard`] | discards (D1) |
 //! | [`flush`] | flushing the backing device and the journal (F1–F5) |
@@ -21,5 +22,6 @@ pub(crate) mod flush;
 pub(crate) mod partial_blocks;
 pub(crate) mod passthrough;
 pub(crate) mod publish;
+mod range_map;
 pub(crate) mod read;
 pub(crate) mod write;

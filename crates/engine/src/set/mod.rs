@@ -37,6 +37,7 @@ use crate::journal::Journal;
 use crate::memory_held::Held;
 use crate::rules::Rules;
 use crate::settings::SetSettings;
+use crate::stats::maps::BucketMap;
 use crate::stats::{SetStatus, StopStep};
 use crate::tuning::Tuning;
 use crate::volume::CachedVolume;
@@ -190,6 +191,11 @@ impl<E: Env> CacheSet<E> {
     /// Shows the memory of the set at this moment.
     pub fn inspect(&self) -> SetView {
         SetView { longest_hold: self.set.allocator.buckets().longest_hold() }
+    }
+
+    /// Counts what the buckets hold, in no more than so many cells of the cache device.
+    pub async fn bucket_map(&self, cells_max: u32) -> BucketMap {
+        self.set.allocator.bucket_map(cells_max).await
     }
 
     /// Counters and states.

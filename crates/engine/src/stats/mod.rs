@@ -4,6 +4,7 @@
 //! |---|---|
 //! | here | states, and counters of devices, volumes and sets |
 //! | [`histogram`] | latencies |
+//! | [`maps`] | what is cached of each part of a volume, and what each part of a cache holds |
 //! | [`requests`] | requests by their path, and reasons of bypassing |
 //! | [`periods`] | sums of five minutes, an hour, a day, and in total |
 
@@ -14,6 +15,7 @@ use self::periods::PeriodStatus;
 use self::requests::RequestStatus;
 
 pub mod histogram;
+pub mod maps;
 pub mod periods;
 pub mod requests;
 

@@ -286,6 +286,11 @@ impl<E: Env> CachedVolume<E> {
         Ok(range.shift(self.data_offset.0 as i64))
     }
 
+    /// The sectors of the backing device that are the volume.
+    pub(crate) fn all_keys(&self) -> SectorRange {
+        SectorRange::new(self.data_offset, self.info.sectors)
+    }
+
     /// The smallest unit of I/O in sectors.
     pub(crate) fn block_sectors(&self) -> u64 {
         u64::from(self.info.block_bytes) / SECTOR_BYTES

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use crate::control::refusal::{ErrorBody, Kind, Refusal};
+use crate::served::maps::{CELLS, CELLS_MAX};
 
 /// The longest body of a request.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
@@ -155,6 +156,29 @@ async fn path<S: Send + Sync, T: DeserializeOwned + Send>(
         Refusal::new(Kind::Malformed, format_args!("the path can't be read: {error}"))
             .found(parts.uri.path())
     })
+}
+
+/// The number of cells of a map, behind the path: `?cells=N`.
+pub(super) struct Cells(pub(super) u32);
+
+impl<S: Send + Sync> FromRequestParts<S> for Cells {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Cells, Refusal> {
+        let Some(query) = parts.uri.query() else { return Ok(Cells(CELLS)) };
+        let cells = query.strip_prefix("cells=").and_then(|number| number.parse().ok());
+        cells.filter(|cells| (1..=CELLS_MAX).contains(cells)).map(Cells).ok_or_else(|| {
+            Refusal::new(Kind::Malformed, "the parameter behind the path can't be read")
+                .found(format_args!("?{query}"))
+                .expected(format_args!("?cells=N, N from 1 to {CELLS_MAX}"))
+        })
+    }
+}
+
+/// Returns true if the path takes a number of cells.
+pub(super) fn takes_cells(path: &str) -> bool {
+    let parts: Vec<&str> = path.split('/').collect();
+    matches!(parts.as_slice(), ["", "v1", "volumes", _, "map"] | ["", "v1", "sets", _, "buckets"])
 }
 
 /// A response with a JSON body.

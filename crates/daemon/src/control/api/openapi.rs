@@ -14,6 +14,7 @@ use super::forms::{
 use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::process::ConfigChanges;
 use crate::control::refusal::{ErrorBody, Kind};
+use crate::served::maps::{BucketsReport, CELLS, CELLS_MAX, VolumeMapReport};
 use crate::served::report::Report;
 
 /// A value.
@@ -40,10 +41,24 @@ pub(super) struct Operation {
     body: Option<&'static str>,
     body_required: bool,
     result: Form,
+    /// It takes a number of cells behind its path.
+    cells: bool,
 }
 
 const fn look(path: &'static str, summary: &'static str, result: Form) -> Operation {
-    Operation { method: "get", path, summary, body: None, body_required: false, result }
+    Operation {
+        method: "get",
+        path,
+        summary,
+        body: None,
+        body_required: false,
+        result,
+        cells: false,
+    }
+}
+
+const fn draw(path: &'static str, summary: &'static str, result: &'static str) -> Operation {
+    Operation { cells: true, ..look(path, summary, Form::Named(result)) }
 }
 
 const fn act(
@@ -54,7 +69,15 @@ const fn act(
 ) -> Operation {
     let body_required =
         matches!(body.as_bytes(), b"AddOptions" | b"ReplaceOptions" | b"ForgetOptions");
-    Operation { method: "post", path, summary, body: Some(body), body_required, result }
+    Operation {
+        method: "post",
+        path,
+        summary,
+        body: Some(body),
+        body_required,
+        result,
+        cells: false,
+    }
 }
 
 const fn change(
@@ -64,7 +87,8 @@ const fn change(
     body: &'static str,
 ) -> Operation {
     let result = Form::Nothing;
-    Operation { method, path, summary, body: Some(body), body_required: true, result }
+    let body = Some(body);
+    Operation { method, path, summary, body, body_required: true, result, cells: false }
 }
 
 /// Requests that take no options.
@@ -77,6 +101,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
     look("/v1/sets", "The sets, by their names.", Form::Named("Sets")),
     look("/v1/volumes", "The report on all volumes.", Form::Named("Volumes")),
     look("/v1/volumes/{volume}", "The report on a volume.", Form::Named("VolumeOfSet")),
+    draw(
+        "/v1/volumes/{volume}/map",
+        "The ranges of a volume that the cache has, in cells.",
+        "VolumeMapReport",
+    ),
     look("/v1/volumes/{volume}/attributes", "The attributes of a volume.", Form::Attributes),
     change(
         "patch",
@@ -125,6 +154,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "RemoveOptions",
         Form::Named("Message"),
     ),
+    draw("/v1/sets/{set}/buckets", "The buckets of the cache device, in cells.", "BucketsReport"),
     look(
         "/v1/sets/{set}/attributes",
         "The attributes of a set, and of all its volumes.",
@@ -279,8 +309,16 @@ impl Operation {
             "operationId": self.id(), "summary": self.summary, "responses": responses,
         });
         let names = self.path.split('/').filter_map(|part| part.strip_prefix('{'));
-        let parameters: Vec<Value> =
+        let mut parameters: Vec<Value> =
             names.map(|name| parameter(name.trim_end_matches('}'))).collect();
+        if self.cells {
+            parameters.push(json!({
+                "name": "cells", "in": "query", "description": "Most cells of the map.",
+                "schema": {
+                    "type": "integer", "minimum": 1, "maximum": CELLS_MAX, "default": CELLS,
+                },
+            }));
+        }
         if !parameters.is_empty() {
             operation["parameters"] = parameters.into();
         }
@@ -325,6 +363,8 @@ pub fn document() -> Value {
     form::<UpgradeOptions>(&mut forms);
     form::<ErrorBody>(&mut forms);
     form::<ConfigChanges>(&mut forms);
+    form::<VolumeMapReport>(&mut forms);
+    form::<BucketsReport>(&mut forms);
     let components = ComponentsBuilder::new().schemas_from_iter(forms).build();
     let mut components = serde_json::to_value(components).expect("plain data always serializes");
     for (kind, words) in REFUSALS {

@@ -10,7 +10,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use super::body::{Json, Name, Names, Options, json, whole, with_text};
+use super::body::{Cells, Json, Name, Names, Options, json, takes_cells, whole, with_text};
 use super::fleet::Fleet;
 use super::forms::{
     AddOptions, DrainOptions, ForgetOptions, Nothing, OPEN_METRICS, RemoveOptions, ReplaceOptions,
@@ -44,6 +44,7 @@ pub(super) fn router(fleet: Fleet) -> Router {
             &format!("{volume}/attributes/{{attribute}}"),
             get(attribute_of_volume).put(put_of_volume),
         )
+        .route(&format!("{volume}/map"), get(volume_map))
         .route(&format!("{volume}/flush"), post(flush_volume))
         .route(&format!("{volume}/drain"), post(drain_volume))
         .route(&format!("{volume}/detach"), post(detach))
@@ -52,6 +53,7 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route("/v1/sets", get(sets))
         .route(&format!("{set}/attributes"), get(attributes_of_set).patch(set_of_set))
         .route(&format!("{set}/attributes/{{attribute}}"), get(attribute_of_set).put(put_of_set))
+        .route(&format!("{set}/buckets"), get(bucket_map))
         .route(&format!("{set}/flush"), post(flush_set))
         .route(&format!("{set}/drain"), post(drain_set))
         .route(&format!("{set}/gc"), post(gc))
@@ -74,6 +76,8 @@ pub(super) fn look_only(fleet: Fleet) -> Router {
         .route("/v1/sets", get(sets))
         .route("/v1/volumes", get(volumes))
         .route("/v1/volumes/{volume}", get(one_volume))
+        .route("/v1/volumes/{volume}/map", get(volume_map))
+        .route("/v1/sets/{set}/buckets", get(bucket_map))
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(fleet.clone(), pace))
@@ -87,15 +91,17 @@ async fn pace(State(fleet): State<Fleet>, request: Request, next: Next) -> Respo
 }
 
 /// Reads all of a request, marks its connection as one that waits for an answer, and waits for the
-/// request's turn. Refuses parameters behind the path, which no request takes.
+/// request's turn. Refuses parameters behind the path, which only maps take.
 async fn announce(
     State(fleet): State<Fleet>,
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
     next: Next,
 ) -> Response {
-    if let Some(query) = request.uri().query() {
-        return Refusal::new(Kind::Malformed, "no request takes parameters behind its path")
+    if let Some(query) = request.uri().query()
+        && !takes_cells(request.uri().path())
+    {
+        return Refusal::new(Kind::Malformed, "the request takes no parameters behind its path")
             .found(format_args!("?{query}"))
             .expected("options in the body, as a JSON object")
             .into_response();
@@ -288,6 +294,15 @@ async fn put_of_set(
 ) -> Given {
     let request = ControlRequest::Set { name, value: value.0, volume: None };
     done(fleet.ask_set(&set, request).await)
+}
+
+async fn volume_map(State(fleet): State<Fleet>, Name(name): Name, Cells(cells): Cells) -> Given {
+    let request = ControlRequest::Map { volume: Some(name.clone()), cells };
+    Ok(ok(&value(fleet.ask_volume(&name, request).await)?))
+}
+
+async fn bucket_map(State(fleet): State<Fleet>, Name(set): Name, Cells(cells): Cells) -> Given {
+    Ok(ok(&value(fleet.ask_set(&set, ControlRequest::Buckets { cells }).await)?))
 }
 
 async fn flush_volume(State(fleet): State<Fleet>, Name(name): Name, _: Options<Nothing>) -> Given {
