@@ -5,8 +5,9 @@
 //! the number of requests followed differ from what was to be expected; the difference is counted
 //! as hits of the smallest cache or taken from them (SHARDS-adj, ibid.).
 
+use ubcache_engine::stats::distance::Distances;
+
 use crate::BLOCK_BYTES;
-use crate::distance::Distances;
 use crate::trace::TraceRecord;
 
 /// Parts of a whole: the unit of sampling rates.

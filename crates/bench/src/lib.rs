@@ -2,7 +2,7 @@
 //! ubcache.
 //!
 //! ```text
-//!  file ── trace: requests ── blocks of 4 KiB ──┬─ distance: reuse distances ── curve: hits by cache size
+//!  file ── trace: requests ── blocks of 4 KiB ──┬─ reuse distances (of the engine) ── curve: hits by cache size
 //!                                               └─ buckets: a cache that evicts whole buckets, as bcache's
 //!                                                                    report: table, JSON, SVG
 //! ```
@@ -10,7 +10,6 @@
 //! | module | holds |
 //! |---|---|
 //! | [`trace`] | reading recorded loads: CSV, `.vscsi`, blkparse text |
-//! | [`distance`] | the number of other blocks used between two uses of a block |
 //! | [`curve`] | the miss-ratio curve of an LRU cache, for all sizes in one pass |
 //! | [`buckets`] | a cache of buckets, filled in order and evicted as a whole |
 //! | [`through_engine`] | a trace through the engine itself |
@@ -32,7 +31,6 @@ pub mod amplification;
 pub mod buckets;
 pub mod cpu_time;
 pub mod curve;
-pub mod distance;
 pub mod engine;
 pub mod generate;
 pub mod instructions;

@@ -246,11 +246,12 @@ fn through_engine(
     print("      cache  policy          read hits  written to the cache per byte wanted there\n");
     for row in &replay.rows {
         let cache_bytes = (row.cache_blocks * BLOCK_BYTES).max(CACHE_BYTES_MIN);
+        let mut estimate = None;
         for &policy in policies {
             let progress = bar(policy, 1);
             let replayed = replay_through(requests, cache_bytes, CacheMode::Writethrough, policy);
             progress.finish_and_clear();
-            let replayed = replayed.map_err(|error| error.to_string())?;
+            let (replayed, curve) = replayed.map_err(|error| error.to_string())?;
             let amplification =
                 replayed.cache_written_bytes as f64 / replayed.wanted_bytes.max(1) as f64;
             let hits = replayed.hit_ratio();
@@ -258,7 +259,14 @@ fn through_engine(
                 "{:>7} MiB  {policy:<14}  {hits:>9.3}  {amplification:.2}\n",
                 cache_bytes >> 20
             ));
+            estimate = curve.read_hits(cache_bytes);
         }
+        let share = estimate.map_or("none".to_owned(), |share: f64| format!("{share:.3}"));
+        print(&format!(
+            "{:>7} MiB  {:<14}  {share:>9}  as `ubcache advise` has it\n",
+            cache_bytes >> 20,
+            "estimate"
+        ));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A trace through the engine itself, over devices that complete at once: the worth of a policy,
 //! and its cost.
 
+use ubcache_engine::stats::reuse::ReuseCurve;
 use ubcache_engine::{EngineError, SetOptions};
 use ubcache_env::{Buf, IoVec, Nanos, Sector, SectorRange, StreamId, Volume};
 use ubcache_format::{CacheMode, SECTOR_BYTES};
@@ -43,7 +44,8 @@ fn bucket_sectors(cache_bytes: u64) -> u32 {
 }
 
 /// Replays a trace block by block against a cache of this size, with everything cached and nothing
-/// written back late. `policy` is a value of `cache_replacement_policy`.
+/// written back late. Returns the engine's estimate for caches of other sizes as well. `policy` is
+/// a value of `cache_replacement_policy`.
 ///
 /// # Errors
 /// If the set can't be made.
@@ -55,7 +57,7 @@ pub fn replay(
     cache_bytes: u64,
     mode: CacheMode,
     policy: &str,
-) -> Result<Replayed, EngineError> {
+) -> Result<(Replayed, ReuseCurve), EngineError> {
     let end = trace.iter().map(|request| request.offset + request.bytes).max().unwrap_or(0);
     let volume_bytes = end.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES;
     let options = SetOptions::default();
@@ -121,5 +123,5 @@ pub fn replay(
         .map(|request| blocks(request).count() as u64)
         .sum();
     counts.wanted_bytes = (writes + counts.reads - counts.read_hits) * BLOCK_BYTES;
-    Ok(counts)
+    Ok((counts, rig.set.reuse_curve()))
 }

@@ -12,6 +12,7 @@
 //! | [`commands::metrics`] | `ubcache metrics`: the numbers of `status` for Prometheus |
 //! | [`commands::top`] | `ubcache top`: what every volume does at the moment |
 //! | [`commands::why`] | `ubcache why`: what went past the cache, and why |
+//! | [`commands::advise`] | `ubcache advise`: sizes and settings that fit the traffic |
 //! | [`commands::map`] | `ubcache map`: which parts of a volume are cached |
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
@@ -85,6 +86,7 @@ enum Command {
     Top(commands::top::Args),
     Why(commands::why::Args),
     Map(commands::map::Args),
+    Advise(commands::advise::Args),
     Stop(commands::control::StopArgs),
     Set(commands::control::SetArgs),
     Get(commands::control::GetArgs),
@@ -189,6 +191,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Top(args) => commands::top::run(&args),
         Command::Why(args) => commands::why::run(&args),
         Command::Map(args) => commands::map::run(&args),
+        Command::Advise(args) => commands::advise::run(&args),
         Command::Stop(args) => commands::control::stop(&args),
         Command::Set(args) => commands::control::set(&args),
         Command::Get(args) => commands::control::get(&args),

@@ -21,6 +21,7 @@
 //! | [`upgrade`] | another program that goes on in this process |
 //! | [`log`] | the log, which never stops the set |
 //! | [`failure`] | failures as text for the user, with their exit codes |
+//! | [`shell`] | words of a command line |
 //! | [`size`] | sizes as people write them |
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
@@ -40,6 +41,7 @@ pub mod open;
 pub mod page;
 pub mod serve;
 pub mod served;
+pub mod shell;
 pub mod size;
 pub mod supervisor;
 pub mod tls;

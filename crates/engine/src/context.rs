@@ -12,6 +12,7 @@ use crate::events::{Events, FaultyDevice};
 use crate::health::Health;
 use crate::rules::{Rule, Rules};
 use crate::settings::{AttributeError, SetSettings};
+use crate::stats::reuse::Reuse;
 use crate::tuning::Tuning;
 
 /// See the module. Each part has one of its own, so that nothing in it is a pointer further away.
@@ -24,6 +25,8 @@ pub(crate) struct Context<E: Env> {
     pub health: Rc<Health<E>>,
     pub events: Rc<Events>,
     pub rules: Rules,
+    /// Sample of the traffic of all volumes.
+    pub reuse: Rc<Reuse>,
     settings: Rc<RefCell<SetSettings>>,
 }
 
@@ -37,6 +40,7 @@ impl<E: Env> Clone for Context<E> {
             health: self.health.clone(),
             events: self.events.clone(),
             rules: self.rules,
+            reuse: self.reuse.clone(),
             settings: self.settings.clone(),
         }
     }
@@ -55,7 +59,8 @@ impl<E: Env> Context<E> {
         let events = Rc::<Events>::default();
         cache.report_faults(events.clone(), FaultyDevice::Cache);
         let health = Rc::new(Health::new(env.clone(), settings.clone(), events.clone(), rules));
-        Context { env, cache: Rc::new(cache), geometry, tuning, health, events, rules, settings }
+        let (cache, reuse) = (Rc::new(cache), Rc::default());
+        Context { env, cache, geometry, tuning, health, events, rules, reuse, settings }
     }
 
     /// Attributes of the set, as they are now.

@@ -61,7 +61,7 @@ fn through_engine(
     policy: &str,
 ) -> Result<f64, String> {
     let replayed = replay(requests, cache_blocks * BLOCK_BYTES, CacheMode::Writethrough, policy);
-    Ok(replayed.map_err(|error| error.to_string())?.hit_ratio())
+    Ok(replayed.map_err(|error| error.to_string())?.0.hit_ratio())
 }
 
 fn against_blocks(results: &mut Results, requests: &[TraceRecord]) -> Result<(), String> {

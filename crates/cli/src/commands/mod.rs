@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ubcache_daemon::Failure;
 
+pub mod advise;
 pub mod cat;
 pub mod check;
 mod choose;

@@ -6,6 +6,7 @@ use serde::Serialize;
 use ubcache_daemon::Failure;
 use ubcache_daemon::served::report::VolumeReport;
 use ubcache_daemon::served::request_report::BypassReport;
+use ubcache_daemon::shell::shell_word;
 use ubcache_daemon::size::show_size;
 
 use super::choose::Daemon;
@@ -144,15 +145,6 @@ fn explain(reason: &str, volume: &VolumeReport) -> (String, String) {
         _ => ("", String::new()),
     };
     (meaning.to_owned(), remedy)
-}
-
-/// A name as a shell reads it.
-fn shell_word(name: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_.:/".contains(c);
-    match name.chars().all(plain) && !name.is_empty() {
-        true => name.to_owned(),
-        false => format!("'{}'", name.replace('\'', "'\\''")),
-    }
 }
 
 fn percent(part: u64, all: u64) -> String {

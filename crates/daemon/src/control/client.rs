@@ -154,6 +154,7 @@ impl Asking<'_> {
             ControlRequest::Buckets { cells } => {
                 Call::get(format!("{}/buckets?cells={cells}", self.set()?))
             }
+            ControlRequest::Advice => Call::get(format!("{}/advice", self.set()?)),
             ControlRequest::Gc => Call::post(format!("{}/gc", self.set()?), json!({})),
             ControlRequest::Add { backing, name } => {
                 let mut body = json!({ "backing": utf8(backing)? });

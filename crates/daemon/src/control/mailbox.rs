@@ -269,6 +269,7 @@ async fn dispatch<W: World>(
             Ok(in_json(&daemon.volume_map(volume.as_deref(), cells).await?))
         }
         ControlRequest::Buckets { cells } => Ok(in_json(&daemon.bucket_map(cells).await)),
+        ControlRequest::Advice => Ok(in_json(&daemon.advice())),
         ControlRequest::Gc => {
             let done = daemon.set().trigger_gc().await;
             done.map(|()| Reply::Done).map_err(|error| Refusal::new(Kind::Failed, error))

@@ -51,6 +51,8 @@ pub enum ControlRequest {
         /// Most cells of the map.
         cells: u32,
     },
+    /// Settings that fit the traffic, and what other sizes of the cache would do.
+    Advice,
     /// Starts a garbage collection.
     Gc,
     /// Writes back a volume's dirty data and detaches it from the set; it stays served. The
@@ -124,6 +126,7 @@ impl ControlRequest {
             ControlRequest::Set { .. } | ControlRequest::SetAll { .. } => "set",
             ControlRequest::Get { .. } | ControlRequest::GetAll { .. } => "get",
             ControlRequest::Map { .. } | ControlRequest::Buckets { .. } => "map",
+            ControlRequest::Advice => "advise",
             ControlRequest::Gc => "gc",
             ControlRequest::Detach { .. } => "detach",
             ControlRequest::ForgetDisk { .. } => "forget-disk",
@@ -139,6 +142,6 @@ impl ControlRequest {
 
     /// Returns true if it changes anything that another program would have to know.
     pub(crate) fn changes(&self) -> bool {
-        !matches!(self.word(), "status" | "get" | "map" | "stop" | "upgrade")
+        !matches!(self.word(), "status" | "get" | "map" | "advise" | "stop" | "upgrade")
     }
 }

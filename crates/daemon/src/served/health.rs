@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::report::{Counters, SetReport, VolumeReport};
+use crate::shell::shell_word;
 use crate::size::show_size;
 
 /// Health of a set. The worst comes last.
@@ -142,7 +143,11 @@ fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, St
         )),
         "off" if volume.dirty_bytes > 0 => found.push((
             Health::Healthy,
-            format!("writeback of the volume {name} is switched off, and {dirty} are dirty"),
+            format!(
+                "writeback of the volume {name} is switched off, and {dirty} are dirty; to write \
+                 them back: ubcache set writeback_running=1 --volume {}",
+                shell_word(name)
+            ),
         )),
         _ => {}
     }

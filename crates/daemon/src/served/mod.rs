@@ -5,6 +5,7 @@
 //! | [`absent`] | disks that are gone for good |
 //! | `cache` | another cache, or none |
 //! | [`client`] | lines of the log about clients |
+//! | [`advice`] | settings that fit the traffic, and what other sizes of the cache would do |
 //! | [`daemon`] | the running set and its volumes, with their operations |
 //! | [`events`] | words for what happens to the set |
 //! | `former_set` | a set whose cache was replaced |
@@ -26,6 +27,7 @@
 //! | [`world`] | the engine's world: opening of devices and sockets |
 
 pub mod absent;
+pub mod advice;
 pub(crate) mod cache;
 pub mod client;
 pub mod daemon;

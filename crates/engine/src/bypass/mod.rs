@@ -61,6 +61,11 @@ impl Bypass {
         })
     }
 
+    /// See [`SequentialDetector::bytes_by_run`].
+    pub fn bytes_by_run(&self) -> Vec<(u64, u64)> {
+        self.history.borrow().bytes_by_run()
+    }
+
     /// Takes note of an I/O of the cache device. `threshold_us` is the one of its direction.
     #[inline]
     pub fn cache_io_ended(&self, now: Nanos, took: Nanos, threshold_us: u64) {

@@ -14,6 +14,7 @@ use crate::bypass::may_cache::{Access, BypassInput};
 use crate::rules::Rule;
 use crate::stats::histogram::Taken;
 use crate::stats::requests::{BypassReason, Path};
+use crate::stats::reuse::Use;
 use crate::volume::CachedVolume;
 
 /// Zeroing and discarding work on at most this much at once.
@@ -46,6 +47,7 @@ impl<E: Env> Volume for CachedVolume<E> {
                         // The request has taken the time that the device has.
                         let (_, taken) = self.context.cache.latest();
                         self.counts.ended(Path::Hit, keys.bytes(), taken);
+                        self.context.reuse.note(self.inode(), keys, Use::Read);
                         return Ok(IoVec::from(slice));
                     }
                     Ok(slice) => Ok(slice),

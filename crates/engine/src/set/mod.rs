@@ -38,6 +38,7 @@ use crate::memory_held::Held;
 use crate::rules::Rules;
 use crate::settings::SetSettings;
 use crate::stats::maps::BucketMap;
+use crate::stats::reuse::ReuseCurve;
 use crate::stats::{SetStatus, StopStep};
 use crate::tuning::Tuning;
 use crate::volume::CachedVolume;
@@ -196,6 +197,11 @@ impl<E: Env> CacheSet<E> {
     /// Counts what the buckets hold, in no more than so many cells of the cache device.
     pub async fn bucket_map(&self, cells_max: u32) -> BucketMap {
         self.set.allocator.bucket_map(cells_max).await
+    }
+
+    /// Hit ratios by size of the cache, of what was read and written since the start.
+    pub fn reuse_curve(&self) -> ReuseCurve {
+        self.set.context.reuse.curve()
     }
 
     /// Counters and states.

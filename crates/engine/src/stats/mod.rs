@@ -3,6 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | here | states, and counters of devices, volumes and sets |
+//! | [`distance`] | reuse distances of blocks |
+//! | [`reuse`] | hit ratios of caches of any size, from live traffic |
 //! | [`histogram`] | latencies |
 //! | [`maps`] | what is cached of each part of a volume, and what each part of a cache holds |
 //! | [`requests`] | requests by their path, and reasons of bypassing |
@@ -14,10 +16,12 @@ use self::histogram::{Histogram, Latencies};
 use self::periods::PeriodStatus;
 use self::requests::RequestStatus;
 
+pub mod distance;
 pub mod histogram;
 pub mod maps;
 pub mod periods;
 pub mod requests;
+pub mod reuse;
 
 /// Traffic of a device since it was opened.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]

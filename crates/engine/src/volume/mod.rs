@@ -255,6 +255,17 @@ impl<E: Env> CachedVolume<E> {
         self.settings.borrow()
     }
 
+    /// Bytes of requests that continued a sequential run, by its length in bytes then: pairs of a
+    /// power of two, from which on the length was, and bytes.
+    pub fn bytes_by_run(&self) -> Vec<(u64, u64)> {
+        self.bypass.bytes_by_run()
+    }
+
+    /// Bytes from which on a sequential run bypasses the cache; 0: never.
+    pub fn sequential_cutoff(&self) -> u64 {
+        self.settings().sequential_cutoff
+    }
+
     /// UUID of the backing device.
     pub fn uuid(&self) -> Uuid {
         self.superblock.borrow().uuid

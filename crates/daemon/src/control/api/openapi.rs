@@ -14,6 +14,7 @@ use super::forms::{
 use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::process::ConfigChanges;
 use crate::control::refusal::{ErrorBody, Kind};
+use crate::served::advice::AdviceReport;
 use crate::served::maps::{BucketsReport, CELLS, CELLS_MAX, VolumeMapReport};
 use crate::served::report::Report;
 
@@ -155,6 +156,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Form::Named("Message"),
     ),
     draw("/v1/sets/{set}/buckets", "The buckets of the cache device, in cells.", "BucketsReport"),
+    look(
+        "/v1/sets/{set}/advice",
+        "What other sizes of the cache would do, and the settings that fit the traffic.",
+        Form::Named("AdviceReport"),
+    ),
     look(
         "/v1/sets/{set}/attributes",
         "The attributes of a set, and of all its volumes.",
@@ -365,6 +371,7 @@ pub fn document() -> Value {
     form::<ConfigChanges>(&mut forms);
     form::<VolumeMapReport>(&mut forms);
     form::<BucketsReport>(&mut forms);
+    form::<AdviceReport>(&mut forms);
     let components = ComponentsBuilder::new().schemas_from_iter(forms).build();
     let mut components = serde_json::to_value(components).expect("plain data always serializes");
     for (kind, words) in REFUSALS {

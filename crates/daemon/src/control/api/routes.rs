@@ -54,6 +54,7 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{set}/attributes"), get(attributes_of_set).patch(set_of_set))
         .route(&format!("{set}/attributes/{{attribute}}"), get(attribute_of_set).put(put_of_set))
         .route(&format!("{set}/buckets"), get(bucket_map))
+        .route(&format!("{set}/advice"), get(advice))
         .route(&format!("{set}/flush"), post(flush_set))
         .route(&format!("{set}/drain"), post(drain_set))
         .route(&format!("{set}/gc"), post(gc))
@@ -78,6 +79,7 @@ pub(super) fn look_only(fleet: Fleet) -> Router {
         .route("/v1/volumes/{volume}", get(one_volume))
         .route("/v1/volumes/{volume}/map", get(volume_map))
         .route("/v1/sets/{set}/buckets", get(bucket_map))
+        .route("/v1/sets/{set}/advice", get(advice))
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(fleet.clone(), pace))
@@ -303,6 +305,10 @@ async fn volume_map(State(fleet): State<Fleet>, Name(name): Name, Cells(cells): 
 
 async fn bucket_map(State(fleet): State<Fleet>, Name(set): Name, Cells(cells): Cells) -> Given {
     Ok(ok(&value(fleet.ask_set(&set, ControlRequest::Buckets { cells }).await)?))
+}
+
+async fn advice(State(fleet): State<Fleet>, Name(set): Name) -> Given {
+    Ok(ok(&value(fleet.ask_set(&set, ControlRequest::Advice).await)?))
 }
 
 async fn flush_volume(State(fleet): State<Fleet>, Name(name): Name, _: Options<Nothing>) -> Given {

@@ -9,6 +9,7 @@ use super::fill_queue::{Fill, FillTicket, Fills};
 use crate::index::extent::Extent;
 use crate::rules::Rule;
 use crate::stats::requests::{BypassReason, Path};
+use crate::stats::reuse::Use;
 use crate::volume::CachedVolume;
 
 /// A part of a read.
@@ -26,7 +27,9 @@ impl<E: Env> CachedVolume<E> {
         started: Nanos,
     ) -> Result<IoVec, VolumeError> {
         let (missed, result) = self.look_up_and_read(range, bypass.is_some()).await;
-        if bypass.is_some() {
+        if bypass.is_none() {
+            self.context.reuse.note(self.inode(), range, Use::Read);
+        } else {
             self.count(|counters| {
                 *match missed {
                     false => &mut counters.cache_bypass_hits,
