@@ -10,16 +10,24 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 
-use support::{Daemon, http, make_set, scratch, text, tool};
+use serde_json::Value;
+use support::{Daemon, NO_BYPASS, http, make_set, must, scratch, text, tool, ubcache};
+use ubcache_daemon::size::show_size;
 
-/// Attributes of the numbers on the page: place in the report, and value.
-fn numbers(page: &str) -> Vec<(String, String)> {
+/// A number on the page: the path that gives it if it is not in the report, its place there, and
+/// its value.
+type Number = (Option<String>, String, String);
+
+fn numbers(page: &str) -> Vec<Number> {
     let of = |tag: &str, name: &str| {
         let from = tag.find(&format!("{name}=\""))? + name.len() + 2;
         Some(tag[from..from + tag[from..].find('"')?].to_owned())
     };
     let tags = page.split('<').filter(|tag| tag.starts_with("span "));
-    tags.filter_map(|tag| Some((of(tag, "data-place")?, of(tag, "data-exact")?))).collect()
+    tags.filter_map(|tag| {
+        Some((of(tag, "data-path"), of(tag, "data-place")?, of(tag, "data-exact")?))
+    })
+    .collect()
 }
 
 /// Starts with a status page at a free port; returns its address.
@@ -55,28 +63,87 @@ fn page_in_chromium(address: &str, directory: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Metrics of a volume, and their places in its report.
+const METRICS: [(&str, &str); 12] = [
+    ("volume_size_bytes", "/size_bytes"),
+    ("volume_dirty_bytes", "/dirty_bytes"),
+    ("volume_cache_hits_total", "/stats/cache_hits"),
+    ("volume_cache_misses_total", "/stats/cache_misses"),
+    ("volume_cache_bypass_hits_total", "/stats/cache_bypass_hits"),
+    ("volume_cache_bypass_misses_total", "/stats/cache_bypass_misses"),
+    ("volume_bypassed_bytes_total", "/stats/bypassed_bytes"),
+    ("volume_fills_doomed_total", "/stats/fills_doomed"),
+    ("volume_durable_invalidations_total", "/stats/durable_invalidations"),
+    ("volume_written_back_bytes_total", "/writeback/written_bytes"),
+    ("volume_request_seconds_count{path=hit}", "/requests/hit/latency/count"),
+    ("volume_request_seconds_count{path=miss}", "/requests/miss/latency/count"),
+];
+
+/// The value of a metric of the first volume.
+fn metric(metrics: &str, name: &str) -> Option<f64> {
+    let (name, path) = name.split_once("{path=").unwrap_or((name, ""));
+    let path = match path.trim_end_matches('}') {
+        "" => String::new(),
+        path => format!("path=\"{path}\""),
+    };
+    let is_it = |line: &&str| {
+        let of_volume = line.contains("volume=\"disk0.img\"") && line.contains(&path);
+        line.starts_with(&format!("ubcache_{name}{{")) && of_volume
+    };
+    let line = metrics.lines().find(is_it)?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// Report, API, metrics and `top` show the same of a volume.
+fn counters_agree(report: &Value, api: &Value, metrics: &str, top: &str) {
+    for (name, place) in METRICS {
+        let number = report.pointer(place).and_then(Value::as_u64);
+        let number = number.unwrap_or_else(|| panic!("no {place} in {report}"));
+        assert_eq!(api.pointer(place).and_then(Value::as_u64), Some(number), "API: {place}");
+        assert_eq!(metric(metrics, name), Some(number as f64), "metrics: {name}");
+    }
+    assert_eq!(report["stats"]["cache_hits"], 1, "{report}");
+    assert_eq!(report["stats"]["cache_misses"], 1, "{report}");
+    let row = top.lines().find(|line| line.starts_with("disk0.img")).expect("a row");
+    let dirty = show_size(report["dirty_bytes"].as_u64().expect("a number"));
+    assert!(row.contains(" writeback ") && row.ends_with(&format!(" {dirty}")), "{top}");
+}
+
 #[test]
-fn numbers_on_the_page_are_those_of_the_api() {
+fn page_api_status_metrics_and_top_show_the_same_numbers() {
     let directory = scratch();
-    let (daemon, address) = start(directory.path(), &["--status-page", "127.0.0.1:0"]);
+    let settings = [&NO_BYPASS[..], &["--status-page", "127.0.0.1:0"]].concat();
+    let (daemon, address) = start(directory.path(), &settings);
     let mut client = daemon.client("disk0.img");
     client.write(0, &[1; 1 << 20], true).expect("a write");
     client.read(0, &mut [0; 1 << 20]).expect("a hit");
     client.read(8 << 20, &mut [0; 4096]).expect("a miss");
     // The journal is still being written when the client has its answer: once nothing changes any
-    // more, the page is that of both reports around it.
-    let (report, page) = loop {
+    // more, all are of the moment of both reports around them.
+    let control =
+        |arguments: &[&str]| must(ubcache().args(arguments).arg("--control").arg(&daemon.control));
+    let (report, page, metrics, top, api) = loop {
         let before = daemon.status();
         let page = page_in_chromium(&address, directory.path());
+        let metrics = control(&["metrics"]);
+        let top = control(&["top", "--once", "--interval", "1"]);
+        let api = http::ask(&daemon.control, "GET", "/v1/volumes/disk0.img", "").json();
         if daemon.status() == before {
-            break (before, page);
+            break (before, page, metrics, top, api);
         }
     };
+    counters_agree(&report["sets"][0]["volumes"][0], &api, &metrics, &top);
     assert!(page.contains("<title>ubcache: healthy</title>"), "{page}");
     let numbers = numbers(&page);
-    assert!(numbers.len() >= 18, "{numbers:?}");
-    for (place, value) in numbers {
-        let expected = report.pointer(&format!("/{place}")).unwrap_or_else(|| panic!("no {place}"));
+    let (of_maps, of_report) = (|it: &&Number| it.0.is_some(), |it: &&Number| it.0.is_none());
+    assert!(numbers.iter().filter(of_report).count() >= 18 + 15, "{numbers:?}");
+    // Buckets, and the ranges of two volumes.
+    assert!(numbers.iter().filter(of_maps).count() >= 5 + 6, "{numbers:?}");
+    for (path, place, value) in numbers {
+        let other =
+            path.map(|path| http::ask(&daemon.control, "GET", &format!("/{path}"), "").json());
+        let answer = other.as_ref().unwrap_or(&report);
+        let expected = answer.pointer(&format!("/{place}")).unwrap_or_else(|| panic!("no {place}"));
         assert_eq!(value, expected.to_string(), "{place}");
     }
     assert_eq!(report["sets"][0]["volumes"][0]["dirty_bytes"], 1 << 20);

@@ -1,4 +1,4 @@
-//! The status page: three files without a build step, which ask the control API for the report and
+//! The status page: four files without a build step, which ask the control API for the report and
 //! draw it, and the options by which it is served.
 
 use std::net::SocketAddr;
@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub const INDEX: &str = include_str!("index.html");
 /// Its style sheet.
 pub const STYLE: &str = include_str!("status.css");
+/// Its script about places: buckets and ranges.
+pub const MAPS_SCRIPT: &str = include_str!("maps.js");
 /// Its script.
 pub const SCRIPT: &str = include_str!("status.js");
 

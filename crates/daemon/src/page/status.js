@@ -52,6 +52,10 @@ function element(name, attributes = {}, ...children) {
 function exact(place, value, show) {
   return element("span", { "data-place": place, "data-exact": value }, show(value));
 }
+/** A number of another answer: the path that gives it, and its place there. */
+function exactOf(path, place, value, show) {
+  return element("span", { "data-path": path, "data-place": place, "data-exact": value }, show(value));
+}
 const cell = (...children) => element("td", { class: "number" }, ...children);
 function list(pairs) {
   const rows = pairs
@@ -74,6 +78,29 @@ function rates(take) {
   return history.slice(1).map((later, index) => rate(history[index], later, take));
 }
 const latest = (values) => values.findLast((value) => value !== null) ?? null;
+
+/** The end of the bucket, in nanoseconds, below which that share of the requests between two reports
+ * ended; null: there were none. `take` gives lists of latencies of a report. */
+function percentile(earlier, later, share, take) {
+  const counts = new Map();
+  const add = (report, sign) => {
+    for (const latency of take(report) ?? [])
+      for (const [end, number] of latency.buckets)
+        counts.set(end, (counts.get(end) ?? 0) + sign * number);
+  };
+  add(later.report, 1);
+  add(earlier.report, -1);
+  const rows = [...counts].filter(([, number]) => number > 0).sort((a, b) => a[0] - b[0]);
+  const all = rows.reduce((sum, [, number]) => sum + number, 0);
+  let seen = 0;
+  for (const [end, number] of rows) {
+    seen += number;
+    if (seen >= share * all) return end;
+  }
+  return null;
+}
+const percentiles = (share, take) =>
+  history.slice(1).map((later, index) => percentile(history[index], later, share, take));
 
 /** A chart of some traces: {name, values (null: unknown), show}; all to one scale. */
 function chart(title, traces, show, ceiling) {
@@ -168,6 +195,13 @@ function bar(parts, whole, label) {
 const ratio = (hits, misses) =>
   hits === null || misses === null || hits + misses === 0 ? null : (100 * hits) / (hits + misses);
 
+const nanoseconds = (value) => seconds(value / 1e9);
+function latenciesOf(set, paths) {
+  return set?.volumes.flatMap((volume) =>
+    paths.map((path) => volume.requests[path]?.latency).filter(Boolean),
+  );
+}
+
 function charts(set, index) {
   const of = (report) => (report.sets[index]?.uuid === set.uuid ? report.sets[index] : undefined);
   const sum = (take) => (report) =>
@@ -175,7 +209,17 @@ function charts(set, index) {
   const hits = rates(sum((volume) => volume.stats.cache_hits));
   const misses = rates(sum((volume) => volume.stats.cache_misses));
   const device = (take) => rates((report) => of(report) && take(of(report)));
+  const latencies = (...paths) => [
+    { name: "half", values: percentiles(0.5, (report) => latenciesOf(of(report), paths)) },
+    { name: "99 %", values: percentiles(0.99, (report) => latenciesOf(of(report), paths)) },
+  ];
   return [
+    chart("Latency of reads", latencies("hit", "miss", "bypass_read"), nanoseconds),
+    chart(
+      "Latency of writes",
+      latencies("writeback_write", "writethrough_write", "bypass_write"),
+      nanoseconds,
+    ),
     chart(
       "Hit ratio",
       [{ name: "hits", values: hits.map((hit, at) => ratio(hit, misses[at])) }],
@@ -261,7 +305,7 @@ function writebackWords(writeback) {
   return left === null ? speed : `${speed}, ${seconds(left)} left`;
 }
 
-const WORDS = ["volume", "state", "mode", "writeback"];
+const WORDS = ["volume", "state", "mode", "writeback", "requests"];
 function column(word) {
   return element("th", { scope: "col", class: WORDS.includes(word) ? "word" : "number" }, word);
 }
@@ -338,7 +382,57 @@ function warningsCard(set) {
     "div",
     { class: "card warnings" },
     element("h3", {}, "Warnings"),
-    element("ul", {}, ...set.warnings.map((text) => element("li", {}, text))),
+    element("ul", {}, ...set.warnings.map((text) => element("li", {}, ...withCommands(text)))),
+  );
+}
+
+/** A text in which commands stand between backticks, or at its end behind a colon. */
+function withCommands(text) {
+  const parts = text.replace(/: (ubcache [^`]+)$/, ": `$1`").split("`");
+  return parts.map((part, index) => (index % 2 ? element("code", {}, part) : part));
+}
+
+const PATHS = {
+  hit: "hits",
+  miss: "misses",
+  bypass_read: "reads past the cache",
+  writeback_write: "writes to the cache",
+  writethrough_write: "writes to both",
+  bypass_write: "writes past the cache",
+  flush: "flushes",
+  discard: "discards",
+};
+
+function latencyCard(set, place) {
+  const times = ["p50_ns", "p90_ns", "p99_ns", "p999_ns"];
+  const rows = set.volumes.flatMap((volume, index) =>
+    Object.keys(PATHS)
+      .filter((path) => volume.requests[path]?.latency.count > 0)
+      .map((path) => {
+        const { latency } = volume.requests[path];
+        const at = `${place}/volumes/${index}/requests/${path}/latency`;
+        return element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, volume.name),
+          element("td", {}, PATHS[path]),
+          cell(exact(`${at}/count`, latency.count, count)),
+          ...times.map((name) => cell(exact(`${at}/${name}`, latency[name], nanoseconds))),
+        );
+      }),
+  );
+  if (rows.length === 0) return null;
+  const head = ["volume", "requests", "number", "50 %", "90 %", "99 %", "99.9 %"];
+  return element(
+    "div",
+    { class: "card wide", tabindex: "0", role: "region", "aria-label": "latencies" },
+    element(
+      "table",
+      {},
+      element("caption", { class: "faint" }, "Times that so many requests did not exceed."),
+      element("thead", {}, element("tr", {}, ...head.map((word) => column(word)))),
+      element("tbody", {}, ...rows),
+    ),
   );
 }
 
@@ -350,8 +444,12 @@ function setSection(set, index) {
     element("h2", { class: set.health }, `Set ${set.uuid}`),
     element("p", { class: "faint" }, set.state),
     warningsCard(set),
+    adviceCard(set),
     volumesCard(set, place),
-    element("div", { class: "cards" }, cacheCard(set, place), ...charts(set, index)),
+    element("div", { class: "cards" }, cacheCard(set, place), bucketsCard(set)),
+    mapsCard(set),
+    latencyCard(set, place),
+    element("div", { class: "cards" }, ...charts(set, index)),
   );
 }
 
@@ -374,6 +472,7 @@ async function turn() {
     const report = await ask("v1/status");
     history.push({ at: performance.now() / 1000, report });
     if (history.length > POINTS_MAX) history.shift();
+    await lookAtMaps(report);
     draw(report);
   } catch (error) {
     const health = document.getElementById("health");
@@ -382,4 +481,4 @@ async function turn() {
   }
   setTimeout(turn, PERIOD_MS);
 }
-turn();
+addEventListener("DOMContentLoaded", turn);

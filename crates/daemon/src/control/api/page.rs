@@ -8,7 +8,7 @@ use axum::http::header::{
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::page::{INDEX, SCRIPT, STYLE};
+use crate::page::{INDEX, MAPS_SCRIPT, SCRIPT, STYLE};
 
 /// The page uses its own files and the API, and nobody else's; no other site shows it in a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -20,6 +20,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route("/", file("text/html; charset=utf-8", INDEX))
         .route("/status.css", file("text/css; charset=utf-8", STYLE))
+        .route("/maps.js", file("text/javascript; charset=utf-8", MAPS_SCRIPT))
         .route("/status.js", file("text/javascript; charset=utf-8", SCRIPT))
 }
 
