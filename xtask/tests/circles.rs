@@ -20,7 +20,7 @@ const LAW: &[&[&str]] = &[
     &["index", "volume_table"],
     &["gc"],
     &["bypass", "coherence"],
-    &["inspect", "memory_held", "mutants", "request", "volume", "writeback"],
+    &["flash", "inspect", "memory_held", "mutants", "request", "volume", "writeback"],
     &["set"],
     &[""],
 ];

@@ -17,6 +17,7 @@
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
 //! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
+//! | [`commands::flash`] | `ubcache flash`: volumes without a backing device |
 //! | [`commands::upgrade`] | `ubcache upgrade`: another program goes on |
 //! | [`commands::check`] and its neighbours for sets that are not running | `check`, `cat`, `recover`, `repair`, `dump`, `restore`, `pack` |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
@@ -109,6 +110,7 @@ enum Command {
     Remove(commands::members::RemoveArgs),
     Flush(commands::members::FlushArgs),
     Drain(commands::members::DrainArgs),
+    Flash(commands::flash::Args),
     Upgrade(commands::upgrade::Args),
     #[command(hide = true)]
     UpgradeCheck(commands::upgrade::CheckArgs),
@@ -202,6 +204,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Remove(args) => commands::members::remove(&args),
         Command::Flush(args) => commands::members::flush(&args),
         Command::Drain(args) => commands::members::drain(&args),
+        Command::Flash(args) => commands::flash::run(&args),
         Command::Upgrade(args) => commands::upgrade::run(&args),
         Command::UpgradeCheck(args) => check_upgrade(args),
         Command::Check(args) => commands::check::run(&args),

@@ -103,6 +103,29 @@ pub enum EngineError {
     /// So many bytes of the backing device are only in the cache.
     #[error("the cache has {0} bytes of the backing device that only it has")]
     HasDirty(u64),
+    /// There is no flash-only volume with this UUID.
+    #[error("the set has no flash-only volume {0}")]
+    NoFlash(Uuid),
+    /// So many bytes of a flash-only volume would be lost.
+    #[error("{0} bytes of data would be lost, which only the cache has")]
+    HasFlashData(u64),
+    /// A flash-only volume can't have this size.
+    #[error(
+        "{sectors} sectors are no size of a flash-only volume: it has blocks of {block} sectors, \
+         one at least, and less than 2^44 sectors"
+    )]
+    FlashSize {
+        /// Sectors.
+        sectors: u64,
+        /// Sectors.
+        block: u64,
+    },
+    /// A label is too long for the volume table.
+    #[error("the label has {0} bytes, and the volume table has room for 32")]
+    LongLabel(usize),
+    /// The end of a flash-only volume could not be discarded.
+    #[error("the data beyond the new end could not be discarded: {0}")]
+    ClearFailed(String),
     /// The volume is of another set, which it was not taken over from.
     #[error("the volume {0} belongs to another cache set")]
     NotOfThisSet(Uuid),

@@ -17,6 +17,7 @@
 //! | `inspect`, `memory_held` | what is in memory, for assertions from outside, and how much |
 //! | `coherence` | the in-flight table, what is un-flushed, what is unpublished |
 //! | `bypass` | which requests go past the cache |
+//! | `flash` | flash-only volumes: what frontends call of them |
 //! | `gc` | passes over the index, moving data together |
 //! | `volume_table` | the backing devices that the set knows |
 //! | `index` | the btree: leaves, look-ups, changes, node writes, splits |
@@ -45,6 +46,7 @@ mod context;
 mod counted_device;
 mod errors;
 pub mod events;
+mod flash;
 mod gc;
 mod health;
 mod index;
@@ -69,18 +71,21 @@ mod writeback;
 
 pub use coherence::{OwedErrors, OwedStream};
 pub use errors::EngineError;
+pub use flash::FlashVolume;
+pub use flash::exported::Exported;
 pub use memory_held::{Held, HeldKind};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, UnknownMutant};
 pub use rules::{MUTANTS_COMPILED, Rules};
 pub use set::absent_disks::Absent;
 pub use set::attach::{AttachOptions, CacheUse};
+pub use set::flash::{FLASH_SECTORS_MAX, FlashSlot};
 pub use set::former_owner::{FormerRun, TakenOver};
 pub use set::run_numbers::Choice;
 pub use set::{CacheSet, Replayed, SetOptions};
 pub use settings::AttributeError;
 pub use stats::{
-    DeviceCounters, DeviceLatencies, SetStatus, StopStep, VolumeCounters, VolumeState,
+    DeviceCounters, DeviceLatencies, FlashStatus, SetStatus, StopStep, VolumeCounters, VolumeState,
     VolumeStatus, WritebackActivity,
 };
 pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};

@@ -220,6 +220,13 @@ pub const MARKS: &[(&str, &str)] = &[
         "lost_place_read",
         "a read fails: a failed flush of the cache device may have lost its data (J3)",
     ),
+    // Flash-only volumes.
+    ("flash_volume_made", "a flash-only volume is made"),
+    ("flash_hole_read", "a read of a flash-only volume finds no extent: zeroes (Y1)"),
+    ("flash_data_discarded", "data of a flash-only volume goes by a discard or by zeroes (Y1)"),
+    ("flash_write_refused", "a flash-only volume has taken all but the reserve: no space (N6)"),
+    ("flash_write_waits", "a write of a flash-only volume waits for a bucket, as there is room"),
+    ("flash_data_compacted", "buckets are short for flash-only volumes: a pass is requested (N6)"),
     // Memory.
     ("too_many_copies", "a miss is not cached: there are as many unpublished copies as may be"),
     ("fill_memory_short", "a miss is not cached: fills hold as much memory as they may (S2)"),
@@ -242,5 +249,8 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ),
     ("fua_zeroes_lost", "rare: between zeroes and their flush another one fails"),
     ("bypass_cache_full", "rare: more than 95 % of the buckets in use"),
+    ("flash_zeroes_written", "rare: zeroes in the middle of a key of a full leaf"),
+    ("flash_volume_resized", "in crates/engine/tests/flash.rs"),
+    ("flash_volume_removed", "in crates/engine/tests/flash.rs"),
     ("bucket_discard_failed", "rare: an error in one of the few discards"),
 ];

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use ubcache_engine::inspect::CopyState;
 use ubcache_engine::{
-    AttachOptions, CacheSet, CacheUse, CachedVolume, Choice, EngineError, Generations, Held,
-    ServedVolume, SetOptions, Tuning,
+    AttachOptions, CacheSet, CacheUse, CachedVolume, Choice, EngineError, Exported, FlashVolume,
+    Generations, Held, ServedVolume, SetOptions, Tuning,
 };
 use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -36,6 +36,8 @@ pub struct CacheSystem {
     /// Its volumes leave it, and are not attached to it any more.
     leaving: Cell<bool>,
     volumes: Vec<Rc<ServedVolume<SimEnv>>>,
+    /// The volume after them, if the plan has one without a backing device.
+    flash: Option<Rc<FlashVolume<SimEnv>>>,
     has_faults: bool,
 }
 
@@ -92,6 +94,33 @@ fn mode(name: &str) -> CacheMode {
         "none" => CacheMode::None,
         _ => CacheMode::Writethrough,
     }
+}
+
+/// The backing devices, each with the number of its volume.
+fn backing_of(setup: &Setup) -> impl Iterator<Item = (usize, &SimDisk)> {
+    let disks = setup.plan.volumes.iter().zip(&setup.backing).enumerate();
+    disks.filter(|(_, (shape, _))| !shape.flash).map(|(index, (_, disk))| (index, disk))
+}
+
+/// Label of the flash-only volume of a plan; it is the last one.
+fn flash_label(plan: &Plan) -> Option<String> {
+    let last = plan.volumes.len() - 1;
+    plan.volumes[last].flash.then(|| format!("v{last}"))
+}
+
+/// Serves the flash-only volume of a plan; makes it at the first start.
+async fn open_flash(
+    set: &CacheSet<SimEnv>,
+    plan: &Plan,
+) -> Result<Option<Rc<FlashVolume<SimEnv>>>, EngineError> {
+    let Some(label) = flash_label(plan) else { return Ok(None) };
+    let sectors = plan.volumes[plan.volumes.len() - 1].sectors;
+    let found = set.flash_volumes().into_iter().find(|slot| slot.label == label);
+    let uuid = match found {
+        Some(slot) => slot.uuid,
+        None => set.create_flash(&label, sectors).await?,
+    };
+    set.open_flash(uuid, &label, false).map(Some)
 }
 
 fn options(setup: &Setup) -> SetOptions {
@@ -271,7 +300,7 @@ impl CacheSystem {
 }
 
 impl System for CacheSystem {
-    type Volume = ServedVolume<SimEnv>;
+    type Volume = Exported<SimEnv>;
     const DATA_AT: Sector = DEFAULT_DATA_OFFSET;
     const FLUSHES_AT_STOP: bool = true;
 
@@ -279,6 +308,9 @@ impl System for CacheSystem {
         let Plan { seed, volumes, .. } = &setup.plan;
         setup.cache().poke(SUPERBLOCK_SECTOR, &new_cache(setup, "").encode());
         for (index, (shape, disk)) in volumes.iter().zip(&setup.backing).enumerate() {
+            if shape.flash {
+                continue;
+            }
             let name = format!("v{index}");
             let superblock = Superblock::new_backing(
                 uuid(*seed, &name),
@@ -320,7 +352,7 @@ impl System for CacheSystem {
             }
         }
         let mut volumes = Vec::new();
-        for (index, disk) in setup.backing.iter().enumerate() {
+        for (index, disk) in backing_of(&setup) {
             let choice = setup.word.remedies.borrow().get(&index).map(choice);
             let options =
                 AttachOptions { name: format!("v{index}"), choice, ..AttachOptions::default() };
@@ -334,6 +366,7 @@ impl System for CacheSystem {
             let volume = volume.map_err(|error| format!("attaching volume {index}: {error}"))?;
             volumes.push(Rc::new(ServedVolume::new(volume)));
         }
+        let flash = open_flash(&set, &setup.plan).await.map_err(|error| error.to_string())?;
         Ok(CacheSystem {
             env,
             set: RefCell::new(set),
@@ -341,20 +374,25 @@ impl System for CacheSystem {
             former: RefCell::default(),
             leaving: Cell::new(false),
             volumes,
+            flash,
             has_faults: setup.plan.has_faults(),
             setup,
         })
     }
 
     fn volumes(&self) -> Vec<Rc<Self::Volume>> {
-        self.volumes.clone()
+        let cached = self.volumes.iter().map(|volume| Exported::Cached(volume.clone()));
+        let flash = self.flash.iter().map(|volume| Exported::Flash(volume.clone()));
+        cached.chain(flash).map(Rc::new).collect()
     }
 
     async fn control(&self, command: Command) -> Result<(), String> {
         match command {
             Command::Attribute { volume, name, value } => {
                 let index = volume;
-                let (volume, set) = (&self.volumes[index].current(), self.set());
+                // The flash-only volume has no such attributes.
+                let Some(served) = self.volumes.get(index) else { return Ok(()) };
+                let (volume, set) = (&served.current(), self.set());
                 let done = match name.as_str() {
                     "until-clean" => return self.until_clean(index).await,
                     "until-published" => return self.until_published(volume).await,
@@ -399,7 +437,10 @@ impl System for CacheSystem {
         cache: &Snapshot,
         backing: &[Snapshot],
     ) -> Result<Vec<Layout>, Violation> {
-        check_disks(cache, backing, !setup.plan.has_driver())
+        let flash = flash_label(&setup.plan);
+        let backed = backing.len() - flash.iter().count();
+        let own = !setup.plan.has_driver();
+        check_disks(cache, &backing[..backed], flash.as_deref(), own)
     }
 
     fn driver_runs(

@@ -10,7 +10,10 @@ use std::task::{Context, Poll, Waker};
 
 use ubcache_offline::{
     CheckOptions, Checked, Finding, FindingKind, Severity, Source, VolumeMap, check, map_backed,
+    map_flash_only,
 };
+
+use ubcache_format::{Inode, UuidEntry};
 
 use crate::disk::Snapshot;
 use crate::oracle::Violation;
@@ -41,10 +44,12 @@ fn invariant(kind: FindingKind) -> &'static str {
 }
 
 /// Checks the disks of a set, and says where each volume is; of a volume that is not known nothing.
+/// The volume with the label `flash`, if there is one, has no backing device, and is the last.
 /// `own`: nobody but ubcache ran the set.
 pub fn check_disks(
     cache: &Snapshot,
     backing: &[Snapshot],
+    flash: Option<&str>,
     own: bool,
 ) -> Result<Vec<Layout>, Violation> {
     finish(async {
@@ -78,6 +83,16 @@ pub fn check_disks(
             };
             volumes.push(map.map_or_else(Layout::new, |map| layout(&map)));
         }
+        if let Some(label) = flash {
+            let is_it = |entry: &UuidEntry| {
+                entry.flash_only && entry.is_live() && entry.label.starts_with(label.as_bytes())
+            };
+            let map = view.as_ref().and_then(|view| {
+                let slot = view.uuids.iter().position(is_it)?;
+                map_flash_only(view, Inode(slot as u32)).ok()
+            });
+            volumes.push(map.map_or_else(Layout::new, |map| layout(&map)));
+        }
         Ok(volumes)
     })
 }
@@ -87,6 +102,7 @@ fn layout(map: &VolumeMap) -> Layout {
         range: segment.range,
         place: match segment.source {
             Source::Clean(at) | Source::Dirty(at) => Holder::Cache(at),
+            Source::Zeroes => Holder::Nobody,
             _ => Holder::Backing(map.data_offset + segment.range.start.0),
         },
     };

@@ -72,6 +72,8 @@ pub enum Holder {
     Cache(Sector),
     /// On the backing device of the volume, from this sector on.
     Backing(Sector),
+    /// Nowhere: it reads as zeroes.
+    Nobody,
 }
 
 /// A part of a volume.

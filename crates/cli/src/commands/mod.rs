@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod demo;
 pub mod detach;
 pub mod dump;
+pub mod flash;
 pub mod forget_cache;
 pub mod forget_disk;
 pub mod list;

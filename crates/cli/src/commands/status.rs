@@ -135,6 +135,16 @@ fn table(report: &Report) -> String {
         for volume in &set.volumes {
             volume_table(&mut text, volume);
         }
+        for flash in &set.flash {
+            let _ = writeln!(
+                text,
+                "  flash    {}  {}, {} written, room for {} more in the cache",
+                visible(&flash.name),
+                show_size(flash.size_bytes),
+                show_size(flash.used_bytes),
+                show_size(cache.flash_room_bytes)
+            );
+        }
         for down in &set.down {
             let _ = writeln!(text, "  down     {}  {}", down.name, down.path);
             for line in down.why.lines() {

@@ -167,6 +167,18 @@ impl Asking<'_> {
                 format!("{}/replace-cache", self.set()?),
                 json!({ "cache": utf8(cache)? }),
             ),
+            ControlRequest::FlashCreate { name, bytes } => Call::post(
+                format!("{}/flash", self.set()?),
+                json!({ "name": name, "size_bytes": bytes }),
+            ),
+            ControlRequest::FlashResize { volume, bytes, discard_data } => Call::post(
+                format!("{}/resize", self.volume(Some(volume))?),
+                json!({ "size_bytes": bytes, "discard_data": discard_data }),
+            ),
+            ControlRequest::FlashRemove { volume, discard_data, force } => Call::post(
+                format!("{}/remove-flash", self.volume(Some(volume))?),
+                json!({ "discard_data": discard_data, "force": force }),
+            ),
             ControlRequest::ForgetDisk { disk, discard_dirty } => Call::post(
                 format!("{}/forget-disk", self.set()?),
                 json!({ "disk": disk, "discard_dirty": discard_dirty }),

@@ -20,7 +20,10 @@ use super::request::ControlRequest;
 use crate::served::daemon::Daemon;
 use crate::served::report::Report;
 use crate::served::world::World;
+use crate::size::parse_size;
 
+/// The attribute by which bcache makes a flash-only volume of the size that is written to it.
+const FLASH_VOL_CREATE: &str = "flash_vol_create";
 /// Requests that may wait for the set's thread to look at them.
 const WAITING_MAX: usize = 256;
 /// Requests that may be under way in a set, also those whose client has gone.
@@ -255,6 +258,11 @@ async fn dispatch<W: World>(
             let report = Box::new(daemon.report(uris));
             Ok(Reply::Report(report, daemon.world.now().since(began)))
         }
+        // bcache's name for it: the volume has no label, and its UUID is the name of its export.
+        ControlRequest::Set { name, value, volume: None } if name == FLASH_VOL_CREATE => {
+            let bytes = parse_size(&value).map_err(|error| Refusal::new(Kind::Unfit, error))?;
+            daemon.create_flash("", bytes).await.map(words)
+        }
         ControlRequest::Set { name, value, volume } => {
             daemon.set_attributes(volume.as_deref(), &[(name, value)]).await.map(|()| Reply::Done)
         }
@@ -294,6 +302,15 @@ async fn dispatch<W: World>(
         ControlRequest::ForgetDisk { disk, discard_dirty } => {
             Ok(daemon.forget_disk(&disk, discard_dirty).await.map(words)?)
         }
+        ControlRequest::FlashCreate { name, bytes } => {
+            daemon.create_flash(&name, bytes).await.map(words)
+        }
+        ControlRequest::FlashResize { volume, bytes, discard_data } => {
+            daemon.resize_flash(&volume, bytes, discard_data).await.map(words)
+        }
+        ControlRequest::FlashRemove { volume, discard_data, force } => {
+            daemon.remove_flash(&volume, discard_data, force).await.map(words)
+        }
         ControlRequest::Limit { exports } => {
             daemon.limit(exports);
             Ok(Reply::Done)
@@ -320,7 +337,9 @@ impl<W: World> Daemon<W> {
     /// The names have changed.
     pub(crate) fn publish(&self) {
         let Some(published) = self.published.borrow().clone() else { return };
-        let volumes = self.volumes().iter().map(|served| served.name.clone()).collect();
+        let names = self.volumes().into_iter().map(|served| served.name.clone());
+        let flash = self.flash().into_iter().map(|served| served.name.clone());
+        let volumes = names.chain(flash).collect();
         published.publish(Names { uuid: self.uuid_now().to_string(), volumes });
     }
 }

@@ -110,6 +110,31 @@ pub enum ControlRequest {
         /// Names, and requests and bytes a second.
         exports: Vec<(String, Rates)>,
     },
+    /// Makes a flash-only volume and serves it.
+    FlashCreate {
+        /// Its label, and the name of its export.
+        name: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Gives a flash-only volume another size.
+    FlashResize {
+        /// The export.
+        volume: String,
+        /// Its size from now on.
+        bytes: u64,
+        /// Give up data beyond that.
+        discard_data: bool,
+    },
+    /// Removes a flash-only volume for good.
+    FlashRemove {
+        /// The export.
+        volume: String,
+        /// Give up its data.
+        discard_data: bool,
+        /// Also if clients are connected to it.
+        force: bool,
+    },
     /// Gives a detached volume its cache again.
     Attach {
         /// The export; may be absent if there is only one.
@@ -137,6 +162,9 @@ impl ControlRequest {
             ControlRequest::Drain { .. } => "drain",
             ControlRequest::Upgrade { .. } => "upgrade",
             ControlRequest::Limit { .. } => "limit",
+            ControlRequest::FlashCreate { .. }
+            | ControlRequest::FlashResize { .. }
+            | ControlRequest::FlashRemove { .. } => "flash",
         }
     }
 

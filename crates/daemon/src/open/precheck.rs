@@ -59,7 +59,7 @@ impl Down {
 /// Checks all devices. A backing device that can't be served is left out, unless it is the only
 /// one; wrong usage is an error.
 pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
-    if config.backings.is_empty() {
+    if config.backings.is_empty() && (config.cache.is_none() || config.cache_optional) {
         return Err(
             Failure::usage("-B", "no backing device given").expected("-B DEVICE, once or more")
         );

@@ -187,6 +187,7 @@ async fn run<W: World>(
             Failure::refused(&served.path, error).advice("give it another label")
         })?;
     }
+    daemon.serve_flash().map_err(|error| engine_failure(&daemon.cache_path.borrow(), &error))?;
     let mut heritage = if process.is_own() { commit() } else { None };
     if heritage.is_none() {
         set_attributes(config, daemon).await?;
@@ -346,6 +347,11 @@ fn summary<W: World>(
         let bytes = served.volume.info().sectors * SECTOR_BYTES;
         (served.name.clone(), bytes, uris(&served.name))
     });
+    let flash = daemon.flash();
+    let flash = flash.iter().map(|served| {
+        let bytes = served.volume.info().sectors * SECTOR_BYTES;
+        (served.name.clone(), bytes, uris(&served.name))
+    });
     let down = daemon.down.borrow();
     let down = down.iter().map(|down| (down.name.clone(), down.path.clone()));
     Ready {
@@ -353,7 +359,7 @@ fn summary<W: World>(
         control,
         status_page,
         io,
-        exports: exports.collect(),
+        exports: exports.chain(flash).collect(),
         down: down.collect(),
     }
 }

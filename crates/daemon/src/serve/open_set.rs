@@ -51,7 +51,7 @@ pub(super) async fn open<W: World>(
         Err(why) => Err(why.clone()),
     };
     let opened = open_backings(world, config, members, &mut down).await;
-    if opened.is_empty() {
+    if opened.is_empty() && !config.backings.is_empty() {
         return Err(first_reason(down));
     }
     let served: Vec<&Member> = opened.iter().map(|(member, _)| *member).collect();
@@ -116,7 +116,7 @@ pub(super) async fn open<W: World>(
             }
         }
     }
-    if volumes.is_empty() {
+    if volumes.is_empty() && (!down.is_empty() || set.flash_volumes().is_empty()) {
         return refuse(&set, first_reason(down)).await;
     }
     if let Some(state) = inherited {
@@ -141,6 +141,7 @@ pub(super) async fn open<W: World>(
         set_ended: RefCell::default(),
         uuid,
         volumes: RefCell::new(volumes),
+        flash: RefCell::default(),
         down: RefCell::new(down),
         cache_path: RefCell::new(members.cache_path.clone()),
         no_cache: RefCell::new(no_cache),

@@ -103,6 +103,15 @@ impl<W: World> Daemon<W> {
     pub async fn replace_cache(self: &Rc<Self>, path: &Path) -> Result<String, String> {
         let _one = self.change_membership().await?;
         let volumes = self.volumes();
+        if self.set().status().failed.is_none()
+            && let Some(flash) = self.flash().first()
+        {
+            return Err(format!(
+                "the cache is in use: it has all data of the flash-only volume \"{name}\"; copy \
+                 that, then: ubcache flash remove {name} --discard-data",
+                name = flash.name
+            ));
+        }
         let needs_it = |served: &&Rc<Served<W>>| !served.now().needs_no_cache();
         let set = self.set();
         let old = self.cache_path.borrow().display().to_string();
@@ -148,6 +157,7 @@ impl<W: World> Daemon<W> {
             // Those of volumes go on with them.
             let _ = set.set_attribute(attribute, value);
         }
+        self.give_up_flash();
         let former = Former { set: self.set.replace(set), ended: self.set_ended.take() };
         self.former.borrow_mut().push(former);
         *self.cache_path.borrow_mut() = path.to_owned();

@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use ubcache_engine::settings::table::{Attribute, OF_SETS, OF_VOLUMES, nearest};
 use ubcache_engine::{
-    AttributeError, CacheSet, CachedVolume, EngineError, ServedVolume, VolumeState,
+    AttributeError, CacheSet, CachedVolume, EngineError, Exported, FlashVolume, ServedVolume,
+    VolumeState,
 };
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
@@ -41,11 +42,12 @@ pub struct Daemon<W: World> {
     /// UUID of the set, at the start.
     pub uuid: Uuid,
     pub(crate) volumes: RefCell<Vec<Rc<Served<W>>>>,
+    pub(crate) flash: RefCell<Vec<Rc<ServedFlash<W>>>>,
     pub(crate) down: RefCell<Vec<Down>>,
     pub(crate) cache_path: RefCell<PathBuf>,
     /// Reason why there is no cache.
     pub(crate) no_cache: RefCell<Option<String>>,
-    pub(crate) exports: Rc<Exports<ServedVolume<W>>>,
+    pub(crate) exports: Rc<Exports<Exported<W>>>,
     pub(crate) listeners: RefCell<Option<Rc<Listeners<W>>>>,
     /// Volumes come and go, and caches, one at a time.
     pub(crate) membership: Lock,
@@ -83,6 +85,16 @@ pub struct Served<W: World> {
     pub(crate) path: PathBuf,
     /// The backing device takes no writes any more.
     pub(crate) lost: Rc<Cell<bool>>,
+}
+
+/// A flash-only volume that is served.
+pub struct ServedFlash<W: World> {
+    /// Name of its export.
+    pub name: String,
+    /// Its label.
+    pub label: String,
+    /// The volume that clients use.
+    pub volume: Rc<FlashVolume<W>>,
 }
 
 impl<W: World> Served<W> {
@@ -393,13 +405,16 @@ impl<W: World> Daemon<W> {
                 available_percent: status.available_percent as f64,
                 filled_percent: status.filled_percent,
                 used_bytes: status.used_bytes,
-                dirty_bytes: status.volumes.iter().map(|volume| volume.dirty_bytes).sum(),
+                dirty_bytes: status.volumes.iter().map(|volume| volume.dirty_bytes).sum::<u64>()
+                    + status.flash.iter().map(|volume| volume.used_bytes).sum::<u64>(),
                 counted: status.counted,
                 put_aside_bytes: status.put_aside_bytes,
+                flash_room_bytes: status.flash_room_bytes,
                 latency: (&status.cache_latencies).into(),
                 counters: counters(&status.cache),
             },
             volumes: volumes.collect(),
+            flash: self.flash_report(&uris),
             absent: absent.collect(),
             down: self.down.borrow().iter().map(DownReport::from).collect(),
             periods: periods(&self.set().periods()),

@@ -90,6 +90,14 @@ pub fn warnings(set: &SetReport) -> Vec<(Health, String)> {
         );
         found.push((Health::Degraded, text));
     }
+    if set.cache.counted && set.cache.flash_room_bytes == 0 && !set.flash.is_empty() {
+        let text = format!(
+            "{}: no room is left for flash-only volumes, and writes to them fail: discard what is \
+             not needed, or remove one: ubcache flash list",
+            set.cache.path
+        );
+        found.push((Health::Degraded, text));
+    }
     if set.log.dropped_lines > 0 {
         let text = format!(
             "{} lines of the log were lost, as nobody read them in time",

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use ubcache_engine::ServedVolume;
+use ubcache_engine::Exported;
 use ubcache_env::local::{Notify, first};
 use ubcache_env::{Nanos, Priority, Stream, StreamId};
 use ubcache_host::{
@@ -128,7 +128,7 @@ pub struct Listeners<W: World> {
     listeners: Vec<(NbdAddress, Rc<HostListener>)>,
     allow: Vec<Network>,
     tls: Option<Rc<Certificates>>,
-    exports: Rc<Exports<ServedVolume<W>>>,
+    exports: Rc<Exports<Exported<W>>>,
     connections: RefCell<Vec<Connection>>,
     drain: Rc<Drain>,
     /// The end of encrypted connections before another program goes on: it has no keys of theirs.
@@ -153,7 +153,7 @@ impl<W: World> Listeners<W> {
     pub async fn bind(
         world: &W,
         places: Places,
-        exports: Rc<Exports<ServedVolume<W>>>,
+        exports: Rc<Exports<Exported<W>>>,
         limits: ClientLimits,
     ) -> Result<Listeners<W>, Failure> {
         let mut listeners = Vec::new();
@@ -492,6 +492,15 @@ impl<W: World> Listeners<W> {
         self.close_sockets(|connection| {
             connection.stats.snapshot().export.as_deref() == Some(export)
         });
+    }
+
+    /// Connections that use an export.
+    pub fn connected_to(&self, export: &str) -> usize {
+        let connections = self.connections.borrow();
+        let uses = |connection: &&Connection| {
+            connection.stats.snapshot().export.as_deref() == Some(export)
+        };
+        connections.iter().filter(uses).count()
     }
 
     /// Connections at the moment.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheUse, EngineError, ServedVolume};
+use ubcache_engine::{AttachOptions, CacheUse, EngineError, Exported, ServedVolume};
 use ubcache_env::local::join_all;
 use ubcache_env::{Priority, StreamEnd, StreamId, Volume};
 use ubcache_format::BackingState;
@@ -128,7 +128,8 @@ impl<W: World> Daemon<W> {
 
     /// Lets clients choose a volume.
     pub(crate) fn export(&self, served: &Served<W>) -> Result<(), String> {
-        let added = self.exports.add_as(served.name.clone(), String::new(), served.volume.clone());
+        let volume = Rc::new(Exported::Cached(served.volume.clone()));
+        let added = self.exports.add_as(served.name.clone(), String::new(), volume);
         added.map_err(|error| error.to_string())?;
         self.exports.also_as(&served.name, served.now().uuid().to_string());
         let given = self.rates.borrow().get(&served.name).copied();
@@ -189,8 +190,9 @@ impl<W: World> Daemon<W> {
 
     /// Makes durable what clients have been told is written, on the backing device or in the cache.
     pub async fn flush(&self, volume: Option<&str>) -> Result<(), Refusal> {
-        let mut failed = Vec::new();
-        for served in self.select(volume)? {
+        let mut failed = self.flush_flash(volume).await;
+        let flash_only = volume.is_some_and(|name| self.is_flash(name));
+        for served in if flash_only { Vec::new() } else { self.select(volume)? } {
             let flushed = served.volume.flush(ADMINISTRATOR).await;
             // F4: an error that the administrator gets is owed to a client all the same.
             let end = if flushed.is_ok() { StreamEnd::Orderly } else { StreamEnd::Cut };

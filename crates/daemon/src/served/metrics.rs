@@ -102,6 +102,21 @@ const SET: &[Metric<SetReport>] = &[
         Value::Bytes(|set| set.absent.iter().map(|disk| disk.dirty_bytes).sum()),
     ),
     metric(
+        "flash_data",
+        "Data of flash-only volumes",
+        Value::Bytes(|set| set.flash.iter().map(|volume| volume.used_bytes).sum()),
+    ),
+    metric(
+        "flash_room",
+        "Data that flash-only volumes could still be given",
+        Value::Bytes(|set| set.cache.flash_room_bytes),
+    ),
+    metric(
+        "flash_refused_writes",
+        "Writes to flash-only volumes that found no room",
+        Value::Total(|set| set.flash.iter().map(|volume| volume.refused_writes).sum()),
+    ),
+    metric(
         "log_dropped_lines",
         "Lines of the log that nobody read in time",
         Value::Total(|set| set.log.dropped_lines),

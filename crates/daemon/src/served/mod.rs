@@ -8,6 +8,7 @@
 //! | [`advice`] | settings that fit the traffic, and what other sizes of the cache would do |
 //! | [`daemon`] | the running set and its volumes, with their operations |
 //! | [`events`] | words for what happens to the set |
+//! | [`flash`] | flash-only volumes |
 //! | `former_set` | a set whose cache was replaced |
 //! | `gate` | a place where new connections wait |
 //! | `handover` | the end of a daemon with which another program goes on |
@@ -32,6 +33,7 @@ pub(crate) mod cache;
 pub mod client;
 pub mod daemon;
 pub mod events;
+pub mod flash;
 pub(crate) mod former_set;
 pub(crate) mod gate;
 pub(crate) mod handover;

@@ -42,6 +42,9 @@ pub struct SetReport {
     pub cache: CacheReport,
     /// The volumes, in the order of the command line.
     pub volumes: Vec<VolumeReport>,
+    /// Flash-only volumes: exports without a backing device.
+    #[serde(default)]
+    pub flash: Vec<FlashReport>,
     /// Backing devices of the set that are not served.
     #[serde(default)]
     pub absent: Vec<AbsentReport>,
@@ -172,6 +175,9 @@ pub struct CacheReport {
     /// Bytes that are no part of the cache for now: the file system below has no room for them.
     #[serde(default)]
     pub put_aside_bytes: u64,
+    /// Bytes that flash-only volumes could write now, before they find no room.
+    #[serde(default)]
+    pub flash_room_bytes: u64,
     /// Its latencies.
     #[serde(default)]
     pub latency: DeviceLatencyReport,
@@ -217,6 +223,27 @@ pub struct VolumeReport {
     pub periods: BTreeMap<String, PeriodReport>,
     /// URIs of the export.
     #[serde(default)]
+    pub uris: Vec<String>,
+}
+
+/// A flash-only volume: an export without a backing device.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct FlashReport {
+    /// Name of the export.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// Its label.
+    pub label: String,
+    /// Size of the export in bytes.
+    pub size_bytes: u64,
+    /// Bytes of data, all of them in the cache. Not all are known before every bucket is counted.
+    pub used_bytes: u64,
+    /// Writes that failed for want of room (ENOSPC).
+    pub refused_writes: u64,
+    /// Requests by the path that they took; reads are hits, writes are writeback writes.
+    pub requests: BTreeMap<String, PathReport>,
+    /// URIs of the export.
     pub uris: Vec<String>,
 }
 
@@ -281,6 +308,7 @@ mod tests {
             version: "x".into(),
             sets: vec![SetReport {
                 volumes: vec![VolumeReport::default()],
+                flash: vec![FlashReport::default()],
                 absent: vec![AbsentReport::default()],
                 down: vec![DownReport::default()],
                 ..SetReport::default()
@@ -297,7 +325,7 @@ mod tests {
         let set = &value["sets"][0];
         assert_eq!(
             keys(set),
-            "absent cache down health log memory periods state uuid volumes warnings"
+            "absent cache down flash health log memory periods state uuid volumes warnings"
         );
         assert_eq!(keys(&set["down"][0]), "name path why");
         assert_eq!(keys(&set["log"]), "dropped_lines");
@@ -305,9 +333,13 @@ mod tests {
         assert_eq!(keys(&set["absent"][0]), "dirty_bytes label uuid");
         assert_eq!(
             keys(&set["cache"]),
-            "available_percent bucket_bytes counted dirty_bytes errors filled_percent flushes \
-             latency path put_aside_bytes read_bytes reads size_bytes used_bytes writes \
-             written_bytes"
+            "available_percent bucket_bytes counted dirty_bytes errors filled_percent \
+             flash_room_bytes flushes latency path put_aside_bytes read_bytes reads size_bytes \
+             used_bytes writes written_bytes"
+        );
+        assert_eq!(
+            keys(&set["flash"][0]),
+            "label name refused_writes requests size_bytes uris used_bytes uuid"
         );
         let volume = &set["volumes"][0];
         assert_eq!(

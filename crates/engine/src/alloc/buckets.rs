@@ -390,7 +390,7 @@ impl Buckets {
 
     /// Buckets kept free for the next start, of ubcache or of the driver (docs/reference/format.md
     /// §9.5).
-    fn restart_reserve(&self) -> usize {
+    pub(super) fn restart_reserve(&self) -> usize {
         self.geometry.prio_buckets() as usize + 2 * (self.geometry.journal_buckets as usize).max(8)
     }
 

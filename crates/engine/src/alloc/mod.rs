@@ -10,6 +10,7 @@
 //! | [`generations`] | which pointers are live, and how old they are |
 //! | [`sector_counts`] | live and dirty sectors of each bucket |
 //! | [`fullness`] | figures of how full the cache is |
+//! | [`flash_reserve`] | room that flash-only volumes leave to everything else (N6) |
 //! | [`promised_buckets`] | buckets that the last run promises to be free (V2) |
 //! | [`roles_after_counting`] | the end of counting, when every bucket gets its role |
 //! | [`replacement_policy`], [`eviction_list`] | the replacement policy, and its lists of victims |
@@ -37,6 +38,7 @@ mod change_signal;
 pub(crate) mod data_class;
 mod evict;
 mod eviction_list;
+mod flash_reserve;
 mod freeing;
 mod fullness;
 mod generations;

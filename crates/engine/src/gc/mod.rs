@@ -54,7 +54,15 @@ pub(crate) struct Gc<E: Env> {
     /// Findings of a pass, until they hold for the device as well.
     ages: RefCell<Option<Ages>>,
     has_writebacks: RefCell<Option<HasWritebacks>>,
+    /// Sectors of flash-only volumes that were overwritten or discarded since the last pass began:
+    /// most are in buckets that other data keeps.
+    loose: Cell<u64>,
+    /// The next pass empties buckets that are fuller than it is worth elsewhere.
+    compacts: Cell<bool>,
 }
+
+/// A pass is worth it for flash-only volumes when this part of the cache is loose.
+const LOOSE_PART: u64 = 64;
 
 impl<E: Env> Gc<E> {
     pub fn new(
@@ -76,6 +84,8 @@ impl<E: Env> Gc<E> {
             began_at_bytes: Cell::new(0),
             ages: RefCell::default(),
             has_writebacks: RefCell::default(),
+            loose: Cell::new(0),
+            compacts: Cell::new(false),
         }
     }
 
@@ -92,6 +102,22 @@ impl<E: Env> Gc<E> {
     pub fn request(&self) {
         self.requested.set(true);
         self.wake.notify_all();
+    }
+
+    /// So many sectors of a flash-only volume have no use any more.
+    pub fn loosened(&self, sectors: u64) {
+        self.loose.set(self.loose.get() + sectors);
+    }
+
+    /// Buckets are short for flash-only volumes: requests a pass that moves their data together, if
+    /// enough has become loose since the last one.
+    pub fn compact_if_worth(&self) {
+        let geometry = &self.context.geometry;
+        let sectors = u64::from(geometry.buckets) * u64::from(geometry.bucket_sectors);
+        if self.loose.get() > sectors / LOOSE_PART && !self.compacts.replace(true) {
+            self.context.env.mark("flash_data_compacted");
+            self.request();
+        }
     }
 
     pub fn wake(&self) {

@@ -12,6 +12,8 @@ use crate::rules::Rule;
 
 /// A bucket is worth emptying when at most this part of it is live.
 const SPARSE_PERCENT: u64 = 50;
+/// The same when buckets are short for data that is never evicted.
+const SPARSE_FOR_FLASH_PERCENT: u64 = 85;
 /// Buckets emptied in one pass at the most.
 const BUCKETS_MAX: usize = 256;
 
@@ -22,7 +24,11 @@ impl<E: Env> Gc<E> {
         if !self.context.settings().copy_gc_enabled {
             return BTreeSet::new();
         }
-        let mut sparse = self.allocator.buckets().sparse(SPARSE_PERCENT, BUCKETS_MAX);
+        let percent = match self.compacts.take() {
+            true => SPARSE_FOR_FLASH_PERCENT,
+            false => SPARSE_PERCENT,
+        };
+        let mut sparse = self.allocator.buckets().sparse(percent, BUCKETS_MAX);
         self.allocator
             .for_all_buckets(1, |part| self.allocator.buckets().look_for_sparse(&mut sparse, part))
             .await;

@@ -58,6 +58,7 @@ impl<E: Env> Gc<E> {
     pub async fn collect_garbage(&self) -> Result<(), EngineError> {
         let _one = self.running.lock().await;
         self.requested.set(false);
+        self.loose.set(0);
         self.began_at_bytes.set(self.context.cache.counters().written_bytes);
         self.context.env.mark("gc_pass");
         if self.has_writebacks() {

@@ -267,6 +267,29 @@ impl<E: Env> Index<E> {
         whole
     }
 
+    /// The range, and where a leaf over it is full only the whole keys in it: what takes these away
+    /// adds no key (N4). It may be empty.
+    pub fn within_whole_keys(&self, inode: Inode, range: SectorRange) -> SectorRange {
+        let tree = self.tree.borrow();
+        let (mut start, mut end) = (range.start, range.end);
+        for leaf in tree.leaves_over(inode, range) {
+            let state = leaf.state.borrow();
+            let Some(body) = state.body.as_ref().filter(|body| body.len() > self.leaf_keys_max)
+            else {
+                continue;
+            };
+            for extent in body.overlapping(inode, leaf.clip(inode, range)) {
+                if extent.range.start < range.start {
+                    start = start.max(extent.range.end.min(range.end));
+                }
+                if extent.range.end > range.end {
+                    end = end.min(extent.range.start.max(range.start));
+                }
+            }
+        }
+        SectorRange::from_bounds(start, end.max(start))
+    }
+
     /// The first of the live extents over the range, no more than `most`, and the part of the range
     /// that has no others.
     pub fn first_live_extents(

@@ -16,7 +16,7 @@ pub struct Absent {
     pub label: String,
     /// Bytes that only the cache has. Not all of them before every bucket is counted.
     pub dirty_bytes: u64,
-    /// It is a volume without a backing device, which only the driver has.
+    /// It is a volume without a backing device: a flash-only volume.
     pub flash_only: bool,
 }
 
@@ -25,8 +25,13 @@ impl<E: Env> CacheSet<E> {
     pub fn absent(&self) -> Vec<Absent> {
         let set = &self.set;
         let (table, volumes) = (set.table.entries(), set.volumes.borrow());
+        let flash = set.flash.borrow();
         let slots = table.iter().enumerate().map(|(slot, entry)| (Inode(slot as u32), entry));
-        let absent = slots.filter(|(inode, entry)| entry.is_live() && !volumes.contains_key(inode));
+        let absent = slots.filter(|(inode, entry)| {
+            entry.is_live()
+                && !volumes.contains_key(inode)
+                && !flash.get(inode).is_some_and(|it| it.strong_count() > 0)
+        });
         absent
             .map(|(inode, entry)| Absent {
                 uuid: entry.uuid,

@@ -238,7 +238,7 @@ impl<E: Env> Set<E> {
     fn backing_of_all(&self) -> Attached {
         let attached = self.attached();
         let sectors = attached.iter().map(|volume| volume.backing.limits().sectors).sum();
-        Attached { volumes: attached.len() as u64, sectors }
+        Attached { volumes: attached.len() as u64, sectors, flash_dirty: self.flash_dirty() }
     }
 
     /// Checks that a slot can be given up without losing anything but copies.

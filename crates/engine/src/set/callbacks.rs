@@ -42,6 +42,7 @@ impl<E: Env> Set<E> {
             set.journal.fail();
             set.allocator.wake_all();
             set.state_changed.notify_all();
+            set.flash_fails();
             for volume in set.attached() {
                 let dirty = set.index.dirty_sectors(volume.inode());
                 let change = match dirty {

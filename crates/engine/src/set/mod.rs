@@ -10,6 +10,7 @@
 //! | [`attach`] | backing devices: attaching, states, the volume table |
 //! | [`attributes`] | what a user sets and reads by bcache's names |
 //! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
+//! | [`flash`] | flash-only volumes: making, serving, resizing, removing them (Y2, Y3) |
 //! | [`end_or_move`] | volumes that end, or move to another set (A8), while the set goes on |
 //! | [`run_numbers`] | which cache and which backing devices are of one run (A5) |
 //! | [`shorter_disk`] | backing devices that have become shorter (A6) |
@@ -30,6 +31,7 @@ use crate::bypass::congestion::Congestion;
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::events::SetEvent;
+use crate::flash::FlashVolume;
 use crate::gc::Gc;
 use crate::index::Index;
 use crate::inspect::SetView;
@@ -50,6 +52,7 @@ mod attributes;
 mod callbacks;
 mod detach;
 mod end_or_move;
+pub(crate) mod flash;
 pub(crate) mod former_owner;
 mod handover;
 mod initialize;
@@ -97,6 +100,8 @@ struct Set<E: Env> {
     table: Rc<VolumeTable<E>>,
     attach_lock: Lock,
     volumes: RefCell<BTreeMap<Inode, Weak<CachedVolume<E>>>>,
+    /// Flash-only volumes that are served.
+    flash: RefCell<BTreeMap<Inode, Weak<FlashVolume<E>>>>,
     /// Volumes that were detached from the set, and are served all the same.
     detached: RefCell<Vec<Weak<CachedVolume<E>>>>,
     congestion: Rc<Congestion>,
@@ -226,6 +231,8 @@ impl<E: Env> CacheSet<E> {
             tree_depth: u64::from(set.index.root_level()),
             active_journal_entries: set.journal.active_entries(),
             volumes: set.served().iter().map(|volume| volume.status()).collect(),
+            flash: set.served_flash().iter().map(|volume| volume.status()).collect(),
+            flash_room_bytes: buckets.flash_room_bytes(),
         }
     }
 
@@ -245,6 +252,8 @@ impl<E: Env> CacheSet<E> {
             held.unflushed += entries.unflushed as u64;
             held.streams += entries.streams as u64;
         }
+        held.in_flight +=
+            set.served_flash().iter().map(|volume| volume.in_flight() as u64).sum::<u64>();
         held
     }
 

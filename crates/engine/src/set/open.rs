@@ -206,6 +206,7 @@ fn assemble<E: Env>(
         table,
         attach_lock: Lock::default(),
         volumes: RefCell::default(),
+        flash: RefCell::default(),
         detached: RefCell::default(),
         congestion: Rc::default(),
         gc: Rc::new(gc),

@@ -31,6 +31,10 @@ impl<E: Env> CacheSet<E> {
             set.stopping_at.set(Some(StopStep::Volume(volume.uuid())));
             flushed = flushed.and(volume.stop().await);
         }
+        for volume in set.served_flash() {
+            set.stopping_at.set(Some(StopStep::Volume(volume.uuid())));
+            volume.ends().await;
+        }
         set.index.wake_all();
         set.gc.wake();
         set.stopping_at.set(Some(StopStep::Metadata));

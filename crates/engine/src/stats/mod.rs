@@ -187,6 +187,23 @@ pub struct VolumeStatus {
     pub writeback_rate_bytes: u64,
 }
 
+/// State of a flash-only volume, and its counters.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlashStatus {
+    /// Export name.
+    pub name: String,
+    /// UUID of the volume.
+    pub uuid: Uuid,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Bytes of data in the cache.
+    pub used_bytes: u64,
+    /// Writes that failed for want of room.
+    pub refused_writes: u64,
+    /// Requests by their path.
+    pub requests: RequestStatus,
+}
+
 /// Step of a stop. One that takes long waits for a device, or for requests of clients to one.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum StopStep {
@@ -238,4 +255,8 @@ pub struct SetStatus {
     pub active_journal_entries: u64,
     /// The volumes that are served: those that are attached, then those that were detached since.
     pub volumes: Vec<VolumeStatus>,
+    /// The flash-only volumes that are served.
+    pub flash: Vec<FlashStatus>,
+    /// Bytes that flash-only volumes could write now.
+    pub flash_room_bytes: u64,
 }

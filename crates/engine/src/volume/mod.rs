@@ -64,6 +64,8 @@ pub(crate) struct Attached {
     pub volumes: u64,
     /// Size of their backing devices together.
     pub sectors: u64,
+    /// Sectors of flash-only volumes.
+    pub flash_dirty: u64,
 }
 
 /// A volume of a running set.

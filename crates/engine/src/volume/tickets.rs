@@ -9,7 +9,7 @@ use ubcache_env::local::{Notified, Notify};
 pub(crate) struct Requests {
     begun: Cell<u64>,
     all_ended: Notify,
-    pub(super) resumed: Notify,
+    pub resumed: Notify,
 }
 
 impl Requests {

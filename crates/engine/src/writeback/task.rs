@@ -165,7 +165,7 @@ impl<E: Env> CachedVolume<E> {
         if dirty == 0 || settings.writeback_percent == 0 {
             return;
         }
-        let Attached { volumes, sectors: all } = (self.attached)();
+        let Attached { volumes, sectors: all, flash_dirty } = (self.attached)();
         let own = self.backing.limits().sectors;
         let cache = u64::from(self.context.geometry.buckets)
             * u64::from(self.context.geometry.bucket_sectors);
@@ -177,7 +177,7 @@ impl<E: Env> CachedVolume<E> {
             next_io: self.writeback.limiter.borrow().next(),
             idle,
             dirty,
-            target: target(cache, 0, settings.writeback_percent, own, all),
+            target: target(cache, flash_dirty, settings.writeback_percent, own, all),
             in_use_percent: buckets.in_use_percent(),
             used_buckets: buckets.unavailable(),
             bucket_sectors: u64::from(self.context.geometry.bucket_sectors),

@@ -45,6 +45,7 @@ pub(super) fn evict_behind(plan: &mut Plan, rng: &mut Rng, options: DrawOptions)
         head: 0,
         block_sectors: 1,
         profile: Profile::Fast,
+        flash: false,
     }];
     (plan.faults, plan.memory) = (Vec::new(), Scarcity::default());
     (plan.ops, plan.controls) = (Vec::new(), Vec::new());

@@ -100,6 +100,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::partial::cut_requests(&mut plan, &mut Rng::fork(seed, "partial"));
     super::tight::tighten(&mut plan, &mut Rng::fork(seed, "tight"), options);
     super::old_pointers::keep_old_pointers(&mut plan, &mut Rng::fork(seed, "old"), options);
+    super::flash::add_flash(&mut plan, &mut Rng::fork(seed, "flash"));
     plan
 }
 
@@ -137,6 +138,7 @@ fn draw_volume(rng: &mut Rng) -> VolumeShape {
         head: 0,
         block_sectors: rng.pick(&[1, 1, 8]),
         profile: rng.pick(&Profile::ALL),
+        flash: false,
     }
 }
 

@@ -41,6 +41,7 @@ pub(super) fn read_early(plan: &mut Plan, rng: &mut Rng) {
         head: 0,
         block_sectors: plan.cache.block_sectors,
         profile: rng.pick(&[Profile::Slow, Profile::Slow, Profile::Jitter]),
+        flash: false,
     }];
     let rounds = rng.between(6, 12);
     for round in 0..rounds {

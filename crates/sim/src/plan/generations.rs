@@ -45,6 +45,7 @@ fn turn_over(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
         head: 0,
         block_sectors: 1,
         profile: Profile::Fast,
+        flash: false,
     };
     let cache = &mut plan.cache;
     (cache.block_sectors, cache.bucket_sectors, cache.buckets) = (1, 8, 513);

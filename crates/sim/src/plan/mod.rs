@@ -10,6 +10,7 @@ mod crowd;
 pub mod draw;
 mod early;
 mod faults;
+mod flash;
 mod fragments;
 mod frontend;
 mod generations;
@@ -159,6 +160,8 @@ pub struct VolumeShape {
     pub block_sectors: u32,
     /// Latencies.
     pub profile: Profile,
+    /// It has no backing device; the one that there is stays unused.
+    pub flash: bool,
 }
 
 /// Errors of one disk.

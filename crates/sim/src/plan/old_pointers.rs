@@ -49,6 +49,7 @@ pub(super) fn keep_old_pointers(plan: &mut Plan, rng: &mut Rng, options: DrawOpt
         head: 0,
         block_sectors: BLOCK as u32,
         profile: Profile::Fast,
+        flash: false,
     };
     plan.volumes = vec![volume(OLD_BLOCKS, "writethrough"), volume(USED_BLOCKS, "writeback")];
     let mut script = Script { plan };

@@ -76,6 +76,7 @@ fn volume(plan: &Plan, rng: &mut Rng) -> VolumeShape {
         head: 0,
         block_sectors: plan.cache.block_sectors,
         profile: rng.pick(&[Profile::Fast, Profile::Slow, Profile::Slow]),
+        flash: false,
     }
 }
 

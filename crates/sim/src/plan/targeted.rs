@@ -75,6 +75,7 @@ pub(super) fn draw_targeted(plan: &mut Plan, options: DrawOptions) {
         head: 0,
         block_sectors: plan.cache.block_sectors,
         profile: Profile::Fast,
+        flash: false,
     };
     plan.frontend = Frontend::Direct;
     plan.volumes = vec![shape];

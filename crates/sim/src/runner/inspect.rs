@@ -81,6 +81,7 @@ impl<S: System> Run<S> {
                     match piece.place {
                         Holder::Cache(at) => cache.peek(at + index, &mut bytes),
                         Holder::Backing(at) => backing.peek(at + index, &mut bytes),
+                        Holder::Nobody => bytes.fill(0),
                     }
                     let sector = piece.range.start.0 + index - head;
                     let judged =

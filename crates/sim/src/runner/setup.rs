@@ -104,5 +104,6 @@ pub(super) fn make_workload(plan: &Plan, initial: Vec<Vec<Value>>) -> Workload {
         hammered_enough: Cell::new(false),
         stopping: Cell::new(false),
         scribble: plan.scribble,
+        may_fill: plan.may_fill(),
     }
 }

@@ -65,6 +65,39 @@ pub(super) struct ForgetOptions {
     pub(super) discard_dirty: bool,
 }
 
+/// A flash-only volume that is to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FlashOptions {
+    /// Its label, of 32 bytes at most, and the name of its export.
+    pub(super) name: String,
+    /// Its size in bytes. It takes no room before it is written.
+    pub(super) size_bytes: u64,
+}
+
+/// Another size of a flash-only volume.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResizeOptions {
+    /// The size in bytes.
+    pub(super) size_bytes: u64,
+    /// Give up data beyond it.
+    #[serde(default)]
+    pub(super) discard_data: bool,
+}
+
+/// Options of the removal of a flash-only volume.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveFlashOptions {
+    /// Give up its data.
+    #[serde(default)]
+    pub(super) discard_data: bool,
+    /// Also if clients are connected to it.
+    #[serde(default)]
+    pub(super) force: bool,
+}
+
 /// Options of an upgrade.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

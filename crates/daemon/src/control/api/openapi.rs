@@ -8,8 +8,9 @@ use utoipa::ToSchema;
 use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 
 use super::forms::{
-    AddOptions, DrainOptions, ForgetOptions, Message, Nothing, OPEN_METRICS, RemoveOptions,
-    ReplaceOptions, Sets, UpgradeOptions, Upgraded, VolumeName, VolumeOfSet, Volumes,
+    AddOptions, DrainOptions, FlashOptions, ForgetOptions, Message, Nothing, OPEN_METRICS,
+    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeOptions, Sets, UpgradeOptions,
+    Upgraded, VolumeName, VolumeOfSet, Volumes,
 };
 use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::process::ConfigChanges;
@@ -68,8 +69,10 @@ const fn act(
     body: &'static str,
     result: Form,
 ) -> Operation {
-    let body_required =
-        matches!(body.as_bytes(), b"AddOptions" | b"ReplaceOptions" | b"ForgetOptions");
+    let body_required = matches!(
+        body.as_bytes(),
+        b"AddOptions" | b"ReplaceOptions" | b"ForgetOptions" | b"FlashOptions" | b"ResizeOptions"
+    );
     Operation {
         method: "post",
         path,
@@ -213,6 +216,24 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/v1/sets/{set}/forget-disk",
         "Forget a disk that is gone for good, with what the cache has of it.",
         "ForgetOptions",
+        Form::Named("Message"),
+    ),
+    act(
+        "/v1/sets/{set}/flash",
+        "Make a flash-only volume, and serve it.",
+        "FlashOptions",
+        Form::Named("VolumeName"),
+    ),
+    act(
+        "/v1/volumes/{volume}/resize",
+        "Give a flash-only volume another size.",
+        "ResizeOptions",
+        Form::Named("Message"),
+    ),
+    act(
+        "/v1/volumes/{volume}/remove-flash",
+        "Remove a flash-only volume for good.",
+        "RemoveFlashOptions",
         Form::Named("Message"),
     ),
     act(
@@ -366,6 +387,9 @@ pub fn document() -> Value {
     form::<AddOptions>(&mut forms);
     form::<ReplaceOptions>(&mut forms);
     form::<ForgetOptions>(&mut forms);
+    form::<FlashOptions>(&mut forms);
+    form::<ResizeOptions>(&mut forms);
+    form::<RemoveFlashOptions>(&mut forms);
     form::<UpgradeOptions>(&mut forms);
     form::<ErrorBody>(&mut forms);
     form::<ConfigChanges>(&mut forms);

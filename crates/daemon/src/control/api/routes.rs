@@ -13,8 +13,9 @@ use axum::routing::{get, post};
 use super::body::{Cells, Json, Name, Names, Options, json, takes_cells, whole, with_text};
 use super::fleet::Fleet;
 use super::forms::{
-    AddOptions, DrainOptions, ForgetOptions, Nothing, OPEN_METRICS, RemoveOptions, ReplaceOptions,
-    SetNames, Sets, UpgradeOptions, VolumeOfSet, Volumes,
+    AddOptions, DrainOptions, FlashOptions, ForgetOptions, Nothing, OPEN_METRICS,
+    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeOptions, SetNames, Sets,
+    UpgradeOptions, VolumeOfSet, Volumes,
 };
 use super::settings::{Settings, Value};
 use super::stream::Connection;
@@ -50,6 +51,8 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{volume}/detach"), post(detach))
         .route(&format!("{volume}/attach"), post(attach))
         .route(&format!("{volume}/remove"), post(remove))
+        .route(&format!("{volume}/resize"), post(resize_flash))
+        .route(&format!("{volume}/remove-flash"), post(remove_flash))
         .route("/v1/sets", get(sets))
         .route(&format!("{set}/attributes"), get(attributes_of_set).patch(set_of_set))
         .route(&format!("{set}/attributes/{{attribute}}"), get(attribute_of_set).put(put_of_set))
@@ -61,6 +64,7 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{set}/add"), post(add))
         .route(&format!("{set}/replace-cache"), post(replace_cache))
         .route(&format!("{set}/forget-disk"), post(forget_disk))
+        .route(&format!("{set}/flash"), post(create_flash))
         .merge(page::routes())
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
@@ -389,6 +393,35 @@ async fn forget_disk(
 ) -> Given {
     let request = ControlRequest::ForgetDisk { disk, discard_dirty };
     named("message", fleet.ask_set(&set, request).await)
+}
+
+async fn create_flash(
+    State(fleet): State<Fleet>,
+    Name(set): Name,
+    Json(FlashOptions { name, size_bytes }): Json<FlashOptions>,
+) -> Given {
+    let request = ControlRequest::FlashCreate { name, bytes: size_bytes };
+    named("volume", fleet.ask_set(&set, request).await)
+}
+
+async fn resize_flash(
+    State(fleet): State<Fleet>,
+    Name(name): Name,
+    Json(ResizeOptions { size_bytes, discard_data }): Json<ResizeOptions>,
+) -> Given {
+    let volume = name.clone();
+    let request = ControlRequest::FlashResize { volume, bytes: size_bytes, discard_data };
+    named("message", fleet.ask_volume(&name, request).await)
+}
+
+async fn remove_flash(
+    State(fleet): State<Fleet>,
+    Name(name): Name,
+    Options(RemoveFlashOptions { discard_data, force }): Options<RemoveFlashOptions>,
+) -> Given {
+    let volume = name.clone();
+    let request = ControlRequest::FlashRemove { volume, discard_data, force };
+    named("message", fleet.ask_volume(&name, request).await)
 }
 
 #[cfg(test)]

@@ -62,6 +62,11 @@ pub(super) fn parse_volume(words: &mut Words<'_>) -> Parsed<VolumeShape> {
             .transpose()?
             .is_some_and(|noise| noise != 0),
         head: words.maybe_field("head").map(number).transpose()?.unwrap_or(0),
+        flash: words
+            .maybe_field("flash")
+            .map(number::<u8>)
+            .transpose()?
+            .is_some_and(|flash| flash != 0),
     })
 }
 

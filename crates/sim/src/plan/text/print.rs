@@ -150,6 +150,7 @@ impl fmt::Display for VolumeShape {
             head,
             block_sectors,
             profile,
+            flash,
         } = self;
         write!(
             f,
@@ -161,9 +162,10 @@ impl fmt::Display for VolumeShape {
         )?;
         f.write_str(if *noise { " noise=1" } else { "" })?;
         match head {
-            0 => Ok(()),
-            head => write!(f, " head={head}"),
+            0 => {}
+            head => write!(f, " head={head}")?,
         }
+        f.write_str(if *flash { " flash=1" } else { "" })
     }
 }
 

@@ -1,0 +1,155 @@
+//! A volume of either kind, for frontends that serve both.
+
+use std::rc::Rc;
+
+use ubcache_env::{
+    BlockStatus, Env, ForeignMemory, IoVec, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
+    VolumeInfo,
+};
+
+use super::FlashVolume;
+use crate::volume::replaceable::ServedVolume;
+
+/// See the module. The calls of a flash-only volume have memory of their own, so that those of the
+/// other kind stay small.
+pub enum Exported<E: Env> {
+    /// A volume with a backing device.
+    Cached(Rc<ServedVolume<E>>),
+    /// One without.
+    Flash(Rc<FlashVolume<E>>),
+}
+
+impl<E: Env> Exported<E> {
+    /// The volume, if it has a backing device.
+    pub fn cached(&self) -> Option<&Rc<ServedVolume<E>>> {
+        match self {
+            Exported::Cached(volume) => Some(volume),
+            Exported::Flash(_) => None,
+        }
+    }
+
+    /// The volume, if it has no backing device.
+    pub fn flash(&self) -> Option<&Rc<FlashVolume<E>>> {
+        match self {
+            Exported::Cached(_) => None,
+            Exported::Flash(volume) => Some(volume),
+        }
+    }
+}
+
+impl<E: Env> Volume for Exported<E> {
+    fn info(&self) -> VolumeInfo {
+        match self {
+            Exported::Cached(volume) => volume.info(),
+            Exported::Flash(volume) => volume.info(),
+        }
+    }
+
+    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.read(stream, range).await,
+            Exported::Flash(volume) => Box::pin(volume.read(stream, range)).await,
+        }
+    }
+
+    async fn write(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.write(stream, range, data, fua).await,
+            Exported::Flash(volume) => Box::pin(volume.write(stream, range, data, fua)).await,
+        }
+    }
+
+    async fn write_foreign(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.write_foreign(stream, range, data, fua).await,
+            Exported::Flash(volume) => {
+                Box::pin(volume.write_foreign(stream, range, data, fua)).await
+            }
+        }
+    }
+
+    async fn write_bytes(
+        &self,
+        stream: StreamId,
+        offset: u64,
+        data: IoVec,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.write_bytes(stream, offset, data, fua).await,
+            Exported::Flash(volume) => {
+                Box::pin(volume.write_bytes(stream, offset, data, fua)).await
+            }
+        }
+    }
+
+    async fn discard(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.discard(stream, range, fua).await,
+            Exported::Flash(volume) => Box::pin(volume.discard(stream, range, fua)).await,
+        }
+    }
+
+    async fn write_zeroes(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        fua: bool,
+        may_unmap: bool,
+    ) -> Result<(), VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.write_zeroes(stream, range, fua, may_unmap).await,
+            Exported::Flash(volume) => {
+                Box::pin(volume.write_zeroes(stream, range, fua, may_unmap)).await
+            }
+        }
+    }
+
+    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.flush(stream).await,
+            Exported::Flash(volume) => Box::pin(volume.flush(stream)).await,
+        }
+    }
+
+    fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
+        match self {
+            Exported::Cached(volume) => volume.stream_ended(stream, end),
+            Exported::Flash(volume) => volume.stream_ended(stream, end),
+        }
+    }
+
+    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.prefetch(stream, range).await,
+            Exported::Flash(volume) => Box::pin(volume.prefetch(stream, range)).await,
+        }
+    }
+
+    async fn block_status(
+        &self,
+        range: SectorRange,
+    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
+        match self {
+            Exported::Cached(volume) => volume.block_status(range).await,
+            Exported::Flash(volume) => Box::pin(volume.block_status(range)).await,
+        }
+    }
+}
