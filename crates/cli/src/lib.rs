@@ -16,6 +16,7 @@
 //! | [`commands::map`] | `ubcache map`: which parts of a volume are cached |
 //! | [`commands::control`] | `ubcache stop`, `set`, `get`, `gc`: talk to a daemon |
 //! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
+//! | [`commands::scrub`] | `ubcache scrub`: cached data against the disks |
 //! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
 //! | [`commands::flash`] | `ubcache flash`: volumes without a backing device |
 //! | [`commands::upgrade`] | `ubcache upgrade`: another program goes on |
@@ -111,6 +112,7 @@ enum Command {
     Flush(commands::members::FlushArgs),
     Drain(commands::members::DrainArgs),
     Flash(commands::flash::Args),
+    Scrub(commands::scrub::Args),
     Upgrade(commands::upgrade::Args),
     #[command(hide = true)]
     UpgradeCheck(commands::upgrade::CheckArgs),
@@ -205,6 +207,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Flush(args) => commands::members::flush(&args),
         Command::Drain(args) => commands::members::drain(&args),
         Command::Flash(args) => commands::flash::run(&args),
+        Command::Scrub(args) => commands::scrub::run(&args),
         Command::Upgrade(args) => commands::upgrade::run(&args),
         Command::UpgradeCheck(args) => check_upgrade(args),
         Command::Check(args) => commands::check::run(&args),

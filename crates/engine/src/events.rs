@@ -8,8 +8,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use ubcache_env::local::Notify;
-use ubcache_env::{IoError, SectorRange};
+use ubcache_env::{IoError, Sector, SectorRange};
 use ubcache_format::Uuid;
+
+use crate::stats::scrub::ScrubStatus;
 
 /// Entries that wait.
 const ENTRIES_MAX: usize = 256;
@@ -32,6 +34,8 @@ pub enum SetEvent {
         /// The change.
         change: VolumeChange,
     },
+    /// A scrub has found clean cached data that differs from the backing device, and dropped it.
+    Differs(Difference),
     /// Requests to a device have failed.
     Fault(DeviceFault),
     /// So many events found no room.
@@ -51,6 +55,10 @@ pub enum VolumeChange {
     Detached,
     /// The volume has its cache again.
     Attached,
+    /// A pass of the scrub has begun.
+    ScrubStarts,
+    /// A pass of the scrub has ended.
+    ScrubEnds(ScrubStatus),
     /// The cache has failed, and had nothing that the backing device lacks: requests go past it.
     CacheLost,
     /// The cache has failed, and had the only copy of so many sectors: these can't be read.
@@ -58,6 +66,19 @@ pub enum VolumeChange {
         /// Dirty sectors.
         dirty: u64,
     },
+}
+
+/// Clean cached data that differs from the backing device.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// UUID of the backing device.
+    pub uuid: Uuid,
+    /// Sectors of the backing device, from the first that differs to the last, of the first piece.
+    pub range: SectorRange,
+    /// Place of that range on the cache device.
+    pub cache: Sector,
+    /// Number of sectors that differ, of all pieces.
+    pub sectors: u64,
 }
 
 /// Device of a set.
@@ -133,12 +154,26 @@ impl Events {
                 return;
             }
         }
+        if let SetEvent::Differs(new) = &event {
+            let same = queue.iter_mut().find_map(|entry| match entry {
+                SetEvent::Differs(other) if other.uuid == new.uuid => Some(other),
+                _ => None,
+            });
+            if let Some(same) = same {
+                same.sectors += new.sectors;
+                return;
+            }
+        }
         if queue.len() == ENTRIES_MAX {
             self.lost.set(self.lost.get() + 1);
             return;
         }
         queue.push_back(event);
         self.added.notify_all();
+    }
+
+    pub fn differs(&self, uuid: Uuid, range: SectorRange, cache: Sector, sectors: u64) {
+        self.push(SetEvent::Differs(Difference { uuid, range, cache, sectors }));
     }
 
     pub fn volume(&self, uuid: Uuid, change: VolumeChange) {

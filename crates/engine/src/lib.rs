@@ -14,6 +14,7 @@
 //! | `volume` | a volume: what frontends call |
 //! | `request` | reads, writes, flushes, discards |
 //! | `writeback` | dirty data to the backing device |
+//! | `scrub` | clean data compared with the backing device |
 //! | `inspect`, `memory_held` | what is in memory, for assertions from outside, and how much |
 //! | `coherence` | the in-flight table, what is un-flushed, what is unpublished |
 //! | `bypass` | which requests go past the cache |
@@ -59,6 +60,7 @@ mod memory_held;
 mod mutants;
 mod request;
 pub mod rules;
+mod scrub;
 mod set;
 pub mod settings;
 pub mod stats;
@@ -84,6 +86,7 @@ pub use set::former_owner::{FormerRun, TakenOver};
 pub use set::run_numbers::Choice;
 pub use set::{CacheSet, Replayed, SetOptions};
 pub use settings::AttributeError;
+pub use stats::scrub::{ScrubState, ScrubStatus};
 pub use stats::{
     DeviceCounters, DeviceLatencies, FlashStatus, SetStatus, StopStep, VolumeCounters, VolumeState,
     VolumeStatus, WritebackActivity,

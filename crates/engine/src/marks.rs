@@ -90,6 +90,10 @@ pub const MARKS: &[(&str, &str)] = &[
     ("writeback_read_failed", "dirty data can't be read for writeback"),
     ("writeback_write_failed", "writeback failed: the backing device refused the write (B3)"),
     ("writeback_overtaken", "a dirty extent was overwritten while it was written back (B5)"),
+    // Scrub.
+    ("scrub_complete", "a scrub has gone through the whole volume"),
+    ("scrub_stopped", "a scrub ended early: it was asked to, or the volume has ended"),
+    ("scrub_overtaken", "data differed because a client wrote it while a scrub read it (Q1)"),
     // Index.
     ("key_split_by_change", "an insert or a removal leaves a key on both sides"),
     ("key_trimmed_by_change", "an insert or a removal cuts a key"),
@@ -252,5 +256,6 @@ pub const UNREACHED: &[(&str, &str)] = &[
     ("flash_zeroes_written", "rare: zeroes in the middle of a key of a full leaf"),
     ("flash_volume_resized", "in crates/engine/tests/flash.rs"),
     ("flash_volume_removed", "in crates/engine/tests/flash.rs"),
+    ("scrub_dropped", "the simulator's devices return what was written: in tests/scrub.rs"),
     ("bucket_discard_failed", "rare: an error in one of the few discards"),
 ];

@@ -233,6 +233,9 @@ rules! {
     // Moves.
     M1MoveIfUnchanged, ["M1"],
         "a move points a key to the copy only if the key has not changed";
+    // Scrub.
+    Q1SameKeyOnly, ["Q1"],
+        "a difference counts only if the key is the one that both reads began with";
     // Time and memory.
     S1ChainInSlices, ["S1"],
         "a bucket of the prio chain is filled in slices";

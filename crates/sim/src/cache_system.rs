@@ -20,7 +20,7 @@ use crate::executor::SimEnv;
 use crate::inspect::check_disks;
 use crate::memory_invariants::{check_set_view, check_volume};
 use crate::oracle::Violation;
-use crate::plan::{CacheShape, DriverRun, LOSES, Plan, Remedy};
+use crate::plan::{CacheShape, DriverRun, LOSES, Plan, Remedy, SCRUB};
 use crate::rng::{Rng, mix};
 use crate::system::{Command, Layout, Setup, System};
 
@@ -299,6 +299,12 @@ impl CacheSystem {
     }
 }
 
+/// Starts a scrub of this rate, unless one is under way.
+fn start_scrub(volume: &CachedVolume<SimEnv>, rate: &str) -> Result<(), EngineError> {
+    volume.set_attribute("scrub_rate", rate).expect("plans have good rates");
+    volume.start_scrub().map(drop)
+}
+
 impl System for CacheSystem {
     type Volume = Exported<SimEnv>;
     const DATA_AT: Sector = DEFAULT_DATA_OFFSET;
@@ -400,6 +406,7 @@ impl System for CacheSystem {
                     "attach" if self.leaving.get() || !set.has(volume) => Ok(()),
                     "attach" => set.attach_again(volume).await,
                     "drain" => set.drain(volume).await,
+                    SCRUB => start_scrub(volume, &value),
                     "reopen" => self.reopen(index, &value).await,
                     "replace-cache" => self.replace_cache(value == LOSES).await,
                     _ => {
@@ -470,7 +477,14 @@ impl System for CacheSystem {
     fn complaints(&self) -> Vec<String> {
         // Without faults the set does not fail, even if a volume could go on without it.
         let failure = self.set().status().failed.filter(|_| !self.has_faults);
-        failure.into_iter().map(|reason| format!("the set has failed: {reason}")).collect()
+        let failure = failure.map(|reason| format!("the set has failed: {reason}"));
+        // Devices return what was written, so a difference is a broken promise.
+        let differs = self.volumes.iter().filter_map(|served| {
+            let status = served.current().status();
+            let bytes = status.stats.scrub_differing_bytes;
+            (bytes > 0).then(|| format!("a scrub of {} found {bytes} bytes", status.name))
+        });
+        failure.into_iter().chain(differs).collect()
     }
 
     async fn stop(&self) -> Result<(), String> {

@@ -30,6 +30,7 @@ mod process;
 pub mod recover;
 pub mod repair;
 pub mod restore;
+pub mod scrub;
 pub mod serve;
 pub mod show;
 pub mod status;

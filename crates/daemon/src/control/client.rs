@@ -133,6 +133,13 @@ impl Asking<'_> {
                 format!("{}/drain", self.owner(volume.as_deref())?),
                 json!({ "wait": wait }),
             ),
+            ControlRequest::Scrub { volume, wait } => Call::post(
+                format!("{}/scrub", self.owner(volume.as_deref())?),
+                json!({ "wait": wait }),
+            ),
+            ControlRequest::StopScrub { volume } => {
+                Call::post(format!("{}/scrub/stop", self.owner(volume.as_deref())?), json!({}))
+            }
             ControlRequest::Detach { volume } => {
                 Call::post(format!("{}/detach", self.volume(volume.as_deref())?), json!({}))
             }

@@ -19,6 +19,7 @@ use super::refusal::{Kind, Refusal};
 use super::request::ControlRequest;
 use crate::served::daemon::Daemon;
 use crate::served::report::Report;
+use crate::served::scrub::Scrubs;
 use crate::served::world::World;
 use crate::size::parse_size;
 
@@ -298,6 +299,12 @@ async fn dispatch<W: World>(
         }
         ControlRequest::Drain { volume, wait } => {
             daemon.drain(volume.as_deref(), wait).await.map(|()| Reply::Done)
+        }
+        ControlRequest::Scrub { volume, wait } => {
+            daemon.scrub(volume.as_deref(), wait).await.map(|scrubs| in_json(&scrubs))
+        }
+        ControlRequest::StopScrub { volume } => {
+            daemon.stop_scrub(volume.as_deref()).await.map(|scrubs| in_json(&scrubs))
         }
         ControlRequest::ForgetDisk { disk, discard_dirty } => {
             Ok(daemon.forget_disk(&disk, discard_dirty).await.map(words)?)

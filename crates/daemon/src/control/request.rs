@@ -99,6 +99,18 @@ pub enum ControlRequest {
         /// The response comes when that is done.
         wait: bool,
     },
+    /// Compares clean cached data with the backing devices.
+    Scrub {
+        /// The export; all if absent.
+        volume: Option<String>,
+        /// The response comes when that is done.
+        wait: bool,
+    },
+    /// Ends scrubs.
+    StopScrub {
+        /// The export; all if absent.
+        volume: Option<String>,
+    },
     /// Lets another program go on in this process, with all clients. That program gives the
     /// response, or this one if it can't.
     Upgrade {
@@ -160,6 +172,7 @@ impl ControlRequest {
             ControlRequest::Remove { .. } => "remove",
             ControlRequest::Flush { .. } => "flush",
             ControlRequest::Drain { .. } => "drain",
+            ControlRequest::Scrub { .. } | ControlRequest::StopScrub { .. } => "scrub",
             ControlRequest::Upgrade { .. } => "upgrade",
             ControlRequest::Limit { .. } => "limit",
             ControlRequest::FlashCreate { .. }

@@ -23,6 +23,7 @@ use super::report::{
     Report, SetReport, StatsReport, VolumeReport,
 };
 use super::request_report::{paths, periods, reasons};
+use super::scrub::ScrubReport;
 use super::upgrades::Upgrades;
 use super::world::World;
 use crate::config::ServeConfig;
@@ -364,6 +365,7 @@ impl<W: World> Daemon<W> {
                 state: served.state().to_owned(),
                 dirty_bytes: status.dirty_bytes,
                 writeback: self.paces.report(&status),
+                scrub: ScrubReport::new(&status),
                 stats: StatsReport {
                     cache_hits: status.stats.cache_hits,
                     cache_misses: status.stats.cache_misses,

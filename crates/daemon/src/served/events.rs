@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use ubcache_engine::events::{DeviceFault, FaultyDevice, SetEvent, VolumeChange};
-use ubcache_engine::{StopStep, VolumeState};
+use ubcache_engine::events::{DeviceFault, Difference, FaultyDevice, SetEvent, VolumeChange};
+use ubcache_engine::{ScrubState, ScrubStatus, StopStep, VolumeState};
 use ubcache_env::local::{Either, first};
 use ubcache_env::{IoError, Nanos, Priority};
 use ubcache_format::{SECTOR_BYTES, Uuid};
@@ -78,6 +78,7 @@ fn log_event<W: World>(
             }
         }
         SetEvent::Fault(fault) => log_fault(daemon, world, followed, fault),
+        SetEvent::Differs(found) => log_difference(daemon, followed, &found),
         SetEvent::Lost(events) => {
             tracing::warn!(target: STATE, events, "events were lost: too many at once");
         }
@@ -134,6 +135,38 @@ fn log_counted<W: World>(daemon: &Daemon<W>) {
     );
 }
 
+fn log_scrub(export: &str, pass: &ScrubStatus) {
+    let ended = match pass.state {
+        ScrubState::Complete => "the scrub is complete",
+        _ => "the scrub was stopped",
+    };
+    tracing::info!(
+        target: STATE,
+        export,
+        compared = show_size(pass.compared_bytes),
+        differing = pass.differing_bytes,
+        skipped = pass.skipped_bytes,
+        unreadable = pass.unreadable_bytes,
+        "{ended}"
+    );
+}
+
+/// Cached data that a scrub has dropped. Places of the first piece, and the number of all sectors:
+/// a disk that was written without ubcache has thousands.
+fn log_difference<W: World>(daemon: &Daemon<W>, followed: &Followed, found: &Difference) {
+    let Some(served) = by_uuid(daemon, found.uuid) else { return };
+    tracing::error!(
+        target: STATE,
+        export = served.name,
+        disk = %served.path.display(),
+        bytes = %format_args!("{}-{}", found.range.start.bytes(), found.range.end.bytes()),
+        cache = %followed.cache.display(),
+        cache_byte = found.cache.bytes(),
+        sectors = found.sectors,
+        "cached data differed from the disk and was dropped; reads return the data of the disk"
+    );
+}
+
 fn log_change<W: World>(served: &Served<W>, change: VolumeChange) {
     let (export, disk) = (&served.name, served.path.display());
     match change {
@@ -160,6 +193,10 @@ fn log_change<W: World>(served: &Served<W>, change: VolumeChange) {
         VolumeChange::Attached => {
             tracing::info!(target: STATE, export, %disk, "attached, with an empty cache");
         }
+        VolumeChange::ScrubStarts => {
+            tracing::info!(target: STATE, export, %disk, "a scrub compares its cached data");
+        }
+        VolumeChange::ScrubEnds(pass) => log_scrub(export, &pass),
         VolumeChange::CacheLost => tracing::error!(
             target: STATE,
             export,

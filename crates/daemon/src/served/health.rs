@@ -159,6 +159,16 @@ fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, St
         )),
         _ => {}
     }
+    if volume.scrub.all_differing_bytes > 0 {
+        let text = format!(
+            "scrubs of the volume {name} found {} of cached data that differed from {}, and \
+             dropped it; the log has the places. Somebody wrote to that disk without ubcache, or \
+             one of the devices returns wrong data",
+            show_size(volume.scrub.all_differing_bytes),
+            volume.backing.path
+        );
+        found.push((Health::Degraded, text));
+    }
     found
 }
 

@@ -171,6 +171,16 @@ const VOLUME: &[Metric<VolumeReport>] = &[
         "Dirty data written to the disk in the background",
         Value::TotalBytes(|it| it.writeback.written_bytes),
     ),
+    metric(
+        "volume_scrubbed",
+        "Clean cached data that scrubs have compared with the disk",
+        Value::TotalBytes(|it| it.scrub.all_compared_bytes),
+    ),
+    metric(
+        "volume_scrub_differing",
+        "Data of that which differed",
+        Value::TotalBytes(|it| it.scrub.all_differing_bytes),
+    ),
 ];
 
 const DEVICE: &[Metric<Counters>] = &[

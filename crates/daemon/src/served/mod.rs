@@ -22,6 +22,7 @@
 //! | [`process`] | the process of a set, its own or shared |
 //! | [`request_report`] | the part of the report that is about requests |
 //! | [`report`] | the object of `status --json` |
+//! | [`scrub`] | comparison of clean cached data with the disks |
 //! | [`systemd`] | messages to systemd |
 //! | `upgrades` | requests for an upgrade |
 //! | [`watch`] | regular looks at the set |
@@ -47,6 +48,7 @@ pub mod pace;
 pub mod process;
 pub mod report;
 pub mod request_report;
+pub mod scrub;
 pub mod systemd;
 pub(crate) mod upgrades;
 pub mod watch;

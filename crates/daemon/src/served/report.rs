@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::request_report::{
     BypassReport, DeviceLatencyReport, LatencyReport, PathReport, PeriodReport,
 };
+use super::scrub::ScrubReport;
 use crate::open::precheck::Down;
 
 /// The whole report.
@@ -210,6 +211,9 @@ pub struct VolumeReport {
     /// Background writeback.
     #[serde(default)]
     pub writeback: WritebackReport,
+    /// The scrub that is under way, or the last one.
+    #[serde(default)]
+    pub scrub: ScrubReport,
     /// Hits, misses and what else happened to requests.
     pub stats: StatsReport,
     /// Requests by the path that they took.
@@ -344,12 +348,17 @@ mod tests {
         let volume = &set["volumes"][0];
         assert_eq!(
             keys(volume),
-            "backing bypassed dirty_bytes label mode name periods requests size_bytes state stats \
-             uris uuid writeback"
+            "backing bypassed dirty_bytes label mode name periods requests scrub size_bytes state \
+             stats uris uuid writeback"
         );
         assert_eq!(
             keys(&volume["writeback"]),
             "bytes_per_second latency seconds_left state written_bytes"
+        );
+        assert_eq!(
+            keys(&volume["scrub"]),
+            "all_compared_bytes all_differing_bytes compared_bytes differing_bytes position_bytes \
+             seconds seconds_left skipped_bytes state unreadable_bytes"
         );
         assert_eq!(
             keys(&volume["backing"]),

@@ -75,6 +75,8 @@ mutants! {
         "records that are replayed when their leaf is read hide that a newer one is not durable";
     IgnoreEvictions, "ignore-evictions", [W2CountsEvictions],
         "the return check does not count keys that an eviction made stale";
+    ScrubDropsChanged, "scrub-drops-changed", [Q1SameKeyOnly],
+        "a scrub takes what a client wrote meanwhile for a difference";
     BypassDropsDirty, "bypass-drops-dirty", [W2KeepsDirty],
         "a bypass write over dirty data removes the dirty key and goes on";
     DiscardDropsDirty, "discard-drops-dirty", [D1KeepsDirty],

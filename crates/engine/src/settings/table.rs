@@ -275,6 +275,13 @@ pub const OF_VOLUMES: &[Attribute] = &[
         No,
         "rate of writeback until its next update; shown in bytes a second",
     ),
+    setting(
+        "scrub_rate",
+        Size(0, u64::MAX),
+        Unit::Bytes,
+        UntilRestart,
+        "bytes a second that a scrub compares at most; 0: no limit; no attribute of bcache",
+    ),
     setting("clear_stats", Action, Unit::None, No, "has stats_total begin anew"),
     reported("state", "no cache, clean, dirty or failed"),
     reported("dirty_data", "data that only the cache has"),

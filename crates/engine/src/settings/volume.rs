@@ -68,6 +68,8 @@ pub struct VolumeSettings {
     /// Every request fails.
     pub io_disable: bool,
     pub stop_when_cache_set_failed: StopPolicy,
+    /// In bytes a second; 0: no limit.
+    pub scrub_rate: u64,
 }
 
 impl Default for VolumeSettings {
@@ -92,6 +94,7 @@ impl Default for VolumeSettings {
             io_error_limit: 64,
             io_disable: false,
             stop_when_cache_set_failed: StopPolicy::Auto,
+            scrub_rate: 32 << 20,
         }
     }
 }
@@ -151,6 +154,7 @@ impl VolumeSettings {
             "stop_when_cache_set_failed" => {
                 self.stop_when_cache_set_failed = given.choice(STOP_POLICIES)?
             }
+            "scrub_rate" => self.scrub_rate = given.size()?,
             // Whoever owns the settings carries out the others.
             _ => {}
         }
@@ -162,6 +166,7 @@ impl VolumeSettings {
         Some(match name {
             "cache_mode" => bracketed(CACHE_MODES, self.cache_mode),
             "sequential_cutoff" => human_unsigned(self.sequential_cutoff),
+            "scrub_rate" => human_unsigned(self.scrub_rate),
             "readahead_cache_policy" => bracketed(READAHEAD_POLICIES, self.readahead_cache_policy),
             "stop_when_cache_set_failed" => {
                 bracketed(STOP_POLICIES, self.stop_when_cache_set_failed)
@@ -196,6 +201,7 @@ impl VolumeSettings {
             "writeback_metadata" => self.writeback_metadata.into(),
             "io_error_limit" => self.io_error_limit,
             "io_disable" => self.io_disable.into(),
+            "scrub_rate" => self.scrub_rate,
             _ => return None,
         };
         Some(number.to_string())

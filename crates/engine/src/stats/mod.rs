@@ -8,6 +8,7 @@
 //! | [`histogram`] | latencies |
 //! | [`maps`] | what is cached of each part of a volume, and what each part of a cache holds |
 //! | [`requests`] | requests by their path, and reasons of bypassing |
+//! | [`scrub`] | state and counts of a scrub |
 //! | [`periods`] | sums of five minutes, an hour, a day, and in total |
 
 use ubcache_format::{BackingState, CacheMode, Uuid};
@@ -15,6 +16,7 @@ use ubcache_format::{BackingState, CacheMode, Uuid};
 use self::histogram::{Histogram, Latencies};
 use self::periods::PeriodStatus;
 use self::requests::RequestStatus;
+use self::scrub::ScrubStatus;
 
 pub mod distance;
 pub mod histogram;
@@ -22,6 +24,7 @@ pub mod maps;
 pub mod periods;
 pub mod requests;
 pub mod reuse;
+pub mod scrub;
 
 /// Traffic of a device since it was opened.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -96,6 +99,10 @@ pub struct VolumeCounters {
     pub writeback_keys_done: u64,
     /// Extents that writeback could not clean: overwritten meanwhile, or an error.
     pub writeback_keys_failed: u64,
+    /// Clean cached bytes that scrubs have compared with the backing device.
+    pub scrubbed_bytes: u64,
+    /// Bytes of them that differed, in whole sectors.
+    pub scrub_differing_bytes: u64,
     /// Failed requests to the backing device.
     pub backing_errors: u64,
     /// Clean hits that could not be read from the cache and came from the backing device.
@@ -185,6 +192,8 @@ pub struct VolumeStatus {
     pub writeback: WritebackActivity,
     /// Bytes per second that background writeback may write at present.
     pub writeback_rate_bytes: u64,
+    /// The scrub that is under way, or the last one.
+    pub scrub: ScrubStatus,
 }
 
 /// State of a flash-only volume, and its counters.

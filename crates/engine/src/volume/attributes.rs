@@ -44,6 +44,7 @@ impl<E: Env> CachedVolume<E> {
             periods: self.periods(),
             writeback: self.writeback.activity(),
             writeback_rate_bytes: self.writeback.rate() * SECTOR_BYTES,
+            scrub: self.scrub.status(self.context.env.now()),
         }
     }
 

@@ -41,6 +41,7 @@ use crate::gc::Gc;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::request::read::fill_queue::FillQueue;
+use crate::scrub::Scrub;
 use crate::settings::VolumeSettings;
 use crate::stats::VolumeCounters;
 use crate::stats::periods::Periods;
@@ -106,6 +107,7 @@ pub struct CachedVolume<E: Env> {
     tasks: RefCell<Vec<Task>>,
     pub(crate) wake_publisher: Notify,
     pub(crate) writeback: Writeback,
+    pub(crate) scrub: Scrub,
 }
 
 impl<E: Env> CachedVolume<E> {
@@ -175,6 +177,7 @@ impl<E: Env> CachedVolume<E> {
             tasks: RefCell::default(),
             wake_publisher: Notify::default(),
             writeback: Writeback::new(),
+            scrub: Scrub::default(),
         })
     }
 
@@ -222,6 +225,11 @@ impl<E: Env> CachedVolume<E> {
         self.inode.set(inode);
     }
 
+    /// Adds a task that a stop waits for.
+    pub(crate) fn add_task(&self, task: Task) {
+        self.tasks.borrow_mut().push(task);
+    }
+
     /// Waits for the background tasks, which have been told to end.
     pub(crate) async fn join_tasks(&self) {
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
@@ -235,6 +243,7 @@ impl<E: Env> CachedVolume<E> {
         self.wake_publisher.notify_all();
         self.writeback.wake();
         self.writeback.progresses();
+        self.scrub.wake();
     }
 
     pub(crate) fn drop_unpublished(&self) {

@@ -21,7 +21,7 @@ use crate::stats::WritebackActivity;
 pub(crate) mod batch;
 pub mod controller;
 mod idle;
-mod limiter;
+pub(crate) mod limiter;
 pub(crate) mod task;
 
 /// Pace of a volume's writeback, a place to wake its task, and one to wait for it.

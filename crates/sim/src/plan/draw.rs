@@ -97,6 +97,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
     }
     super::replace::replace(&mut plan, &mut Rng::fork(seed, "replace"));
+    super::scrub::add_scrubs(&mut plan, &mut Rng::fork(seed, "scrub"));
     super::partial::cut_requests(&mut plan, &mut Rng::fork(seed, "partial"));
     super::tight::tighten(&mut plan, &mut Rng::fork(seed, "tight"), options);
     super::old_pointers::keep_old_pointers(&mut plan, &mut Rng::fork(seed, "old"), options);

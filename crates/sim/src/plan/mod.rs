@@ -24,6 +24,7 @@ mod old_pointers;
 mod pace;
 mod partial;
 mod replace;
+mod scrub;
 mod sizes;
 mod space;
 mod starve;
@@ -38,6 +39,7 @@ pub use hands::{Hand, HandAction, Remedy};
 pub use lossy::LossyDisk;
 pub use pace::Pace;
 pub use replace::LOSES;
+pub use scrub::SCRUB;
 pub use starve::Hammer;
 pub use sums::Sums;
 

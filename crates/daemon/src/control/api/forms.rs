@@ -15,11 +15,11 @@ pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
-/// Options of a drain.
+/// Options of a drain, or of a scrub.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DrainOptions {
-    /// The response comes when all is written back.
+pub(super) struct WaitOptions {
+    /// The response comes when it is over.
     #[serde(default)]
     pub(super) wait: bool,
 }

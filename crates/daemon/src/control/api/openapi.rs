@@ -8,9 +8,9 @@ use utoipa::ToSchema;
 use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 
 use super::forms::{
-    AddOptions, DrainOptions, FlashOptions, ForgetOptions, Message, Nothing, OPEN_METRICS,
-    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeOptions, Sets, UpgradeOptions,
-    Upgraded, VolumeName, VolumeOfSet, Volumes,
+    AddOptions, FlashOptions, ForgetOptions, Message, Nothing, OPEN_METRICS, RemoveFlashOptions,
+    RemoveOptions, ReplaceOptions, ResizeOptions, Sets, UpgradeOptions, Upgraded, VolumeName,
+    VolumeOfSet, Volumes, WaitOptions,
 };
 use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::process::ConfigChanges;
@@ -18,6 +18,7 @@ use crate::control::refusal::{ErrorBody, Kind};
 use crate::served::advice::AdviceReport;
 use crate::served::maps::{BucketsReport, CELLS, CELLS_MAX, VolumeMapReport};
 use crate::served::report::Report;
+use crate::served::scrub::Scrubs;
 
 /// A value.
 pub(super) enum Form {
@@ -137,9 +138,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
     act(
         "/v1/volumes/{volume}/drain",
         "Write back all dirty data of a volume.",
-        "DrainOptions",
+        "WaitOptions",
         Form::Nothing,
     ),
+    act(
+        "/v1/volumes/{volume}/scrub",
+        "Compare the clean cached data of a volume with its disk, and drop what differs.",
+        "WaitOptions",
+        Form::Named("Scrubs"),
+    ),
+    act("/v1/volumes/{volume}/scrub/stop", "End the scrub.", NOTHING, Form::Named("Scrubs")),
     act(
         "/v1/volumes/{volume}/detach",
         "Write back the dirty data of a volume and detach it from its cache; it stays served.",
@@ -196,9 +204,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
     act(
         "/v1/sets/{set}/drain",
         "Write back all dirty data of all volumes.",
-        "DrainOptions",
+        "WaitOptions",
         Form::Nothing,
     ),
+    act(
+        "/v1/sets/{set}/scrub",
+        "Compare the clean cached data of all volumes with their disks, and drop what differs.",
+        "WaitOptions",
+        Form::Named("Scrubs"),
+    ),
+    act("/v1/sets/{set}/scrub/stop", "End these scrubs.", NOTHING, Form::Named("Scrubs")),
     act("/v1/sets/{set}/gc", "Collect garbage now.", NOTHING, Form::Nothing),
     act(
         "/v1/sets/{set}/add",
@@ -380,9 +395,10 @@ pub fn document() -> Value {
     form::<VolumeName>(&mut forms);
     form::<Message>(&mut forms);
     form::<Upgraded>(&mut forms);
+    form::<Scrubs>(&mut forms);
     form::<ValueForm>(&mut forms);
     form::<Nothing>(&mut forms);
-    form::<DrainOptions>(&mut forms);
+    form::<WaitOptions>(&mut forms);
     form::<RemoveOptions>(&mut forms);
     form::<AddOptions>(&mut forms);
     form::<ReplaceOptions>(&mut forms);

@@ -13,9 +13,9 @@ use axum::routing::{get, post};
 use super::body::{Cells, Json, Name, Names, Options, json, takes_cells, whole, with_text};
 use super::fleet::Fleet;
 use super::forms::{
-    AddOptions, DrainOptions, FlashOptions, ForgetOptions, Nothing, OPEN_METRICS,
-    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeOptions, SetNames, Sets,
-    UpgradeOptions, VolumeOfSet, Volumes,
+    AddOptions, FlashOptions, ForgetOptions, Nothing, OPEN_METRICS, RemoveFlashOptions,
+    RemoveOptions, ReplaceOptions, ResizeOptions, SetNames, Sets, UpgradeOptions, VolumeOfSet,
+    Volumes, WaitOptions,
 };
 use super::settings::{Settings, Value};
 use super::stream::Connection;
@@ -48,6 +48,8 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{volume}/map"), get(volume_map))
         .route(&format!("{volume}/flush"), post(flush_volume))
         .route(&format!("{volume}/drain"), post(drain_volume))
+        .route(&format!("{volume}/scrub"), post(scrub_volume))
+        .route(&format!("{volume}/scrub/stop"), post(stop_scrub_of_volume))
         .route(&format!("{volume}/detach"), post(detach))
         .route(&format!("{volume}/attach"), post(attach))
         .route(&format!("{volume}/remove"), post(remove))
@@ -60,6 +62,8 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{set}/advice"), get(advice))
         .route(&format!("{set}/flush"), post(flush_set))
         .route(&format!("{set}/drain"), post(drain_set))
+        .route(&format!("{set}/scrub"), post(scrub_set))
+        .route(&format!("{set}/scrub/stop"), post(stop_scrub_of_set))
         .route(&format!("{set}/gc"), post(gc))
         .route(&format!("{set}/add"), post(add))
         .route(&format!("{set}/replace-cache"), post(replace_cache))
@@ -327,7 +331,7 @@ async fn flush_set(State(fleet): State<Fleet>, Name(set): Name, _: Options<Nothi
 async fn drain_volume(
     State(fleet): State<Fleet>,
     Name(name): Name,
-    Options(DrainOptions { wait }): Options<DrainOptions>,
+    Options(WaitOptions { wait }): Options<WaitOptions>,
 ) -> Given {
     let request = ControlRequest::Drain { volume: Some(name.clone()), wait };
     done(fleet.ask_volume(&name, request).await)
@@ -336,9 +340,44 @@ async fn drain_volume(
 async fn drain_set(
     State(fleet): State<Fleet>,
     Name(set): Name,
-    Options(DrainOptions { wait }): Options<DrainOptions>,
+    Options(WaitOptions { wait }): Options<WaitOptions>,
 ) -> Given {
     done(fleet.ask_set(&set, ControlRequest::Drain { volume: None, wait }).await)
+}
+
+async fn scrub_volume(
+    State(fleet): State<Fleet>,
+    Name(name): Name,
+    Options(WaitOptions { wait }): Options<WaitOptions>,
+) -> Given {
+    let request = ControlRequest::Scrub { volume: Some(name.clone()), wait };
+    Ok(ok(&value(fleet.ask_volume(&name, request).await)?))
+}
+
+async fn stop_scrub_of_volume(
+    State(fleet): State<Fleet>,
+    Name(name): Name,
+    _: Options<Nothing>,
+) -> Given {
+    let request = ControlRequest::StopScrub { volume: Some(name.clone()) };
+    Ok(ok(&value(fleet.ask_volume(&name, request).await)?))
+}
+
+async fn scrub_set(
+    State(fleet): State<Fleet>,
+    Name(set): Name,
+    Options(WaitOptions { wait }): Options<WaitOptions>,
+) -> Given {
+    let request = ControlRequest::Scrub { volume: None, wait };
+    Ok(ok(&value(fleet.ask_set(&set, request).await)?))
+}
+
+async fn stop_scrub_of_set(
+    State(fleet): State<Fleet>,
+    Name(set): Name,
+    _: Options<Nothing>,
+) -> Given {
+    Ok(ok(&value(fleet.ask_set(&set, ControlRequest::StopScrub { volume: None }).await)?))
 }
 
 async fn detach(State(fleet): State<Fleet>, Name(name): Name, _: Options<Nothing>) -> Given {
