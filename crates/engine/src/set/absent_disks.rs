@@ -30,7 +30,7 @@ impl<E: Env> CacheSet<E> {
         let absent = slots.filter(|(inode, entry)| {
             entry.is_live()
                 && !volumes.contains_key(inode)
-                && !flash.get(inode).is_some_and(|it| it.strong_count() > 0)
+                && flash.get(inode).is_none_or(|it| it.strong_count() == 0)
         });
         absent
             .map(|(inode, entry)| Absent {
