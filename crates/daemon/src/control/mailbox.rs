@@ -19,7 +19,6 @@ use super::refusal::{Kind, Refusal};
 use super::request::ControlRequest;
 use crate::served::daemon::Daemon;
 use crate::served::report::Report;
-use crate::served::scrub::Scrubs;
 use crate::served::world::World;
 use crate::size::parse_size;
 
