@@ -185,7 +185,7 @@ impl SequentialDetector {
         self.runs.insert(range.end, run_bytes, now.after(RUN_EXPIRY));
 
         if continued.is_some() {
-            self.bytes_by_run[run_class(run_bytes)] += range.bytes();
+            self.count_in_run(run_bytes, range.bytes());
         }
         let state = self.stream(stream);
         if continued.is_none() {
@@ -203,7 +203,15 @@ impl SequentialDetector {
         classes.map(|(class, &bytes)| (1 << (class + RUN_CLASS_MIN), bytes)).collect()
     }
 
+    /// Not compiled into its caller, for which requests outside of runs count.
+    #[cold]
+    #[inline(never)]
+    fn count_in_run(&mut self, run_bytes: u64, bytes: u64) {
+        self.bytes_by_run[run_class(run_bytes)] += bytes;
+    }
+
     /// The state of a stream, marked as used now; the least recent one is forgotten for a new one.
+    #[inline(always)]
     fn stream(&mut self, id: StreamId) -> &mut Stream {
         if self.streams.len() == STREAMS_MAX
             && !self.streams.contains_key(&id)
