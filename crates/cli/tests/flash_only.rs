@@ -40,7 +40,9 @@ fn volume_is_served_after_kill_9_and_needs_no_disk() {
     each_io("volume_is_served_after_kill_9_and_needs_no_disk", |io, directory| {
         let (cache, backings) = make_set(directory, &[8], &[]);
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
-        assert!(flash(&daemon, &["create", "scratch", "--size", "1G"]).contains("created, 1G"));
+        assert!(
+            flash(&daemon, &["create", "scratch", "--size", "1G"]).contains("scratch: created, 1G")
+        );
         let said = refused(&daemon, &["create", "scratch", "--size", "1G"]);
         assert!(said.contains("there is an export \"scratch\" already"), "{said}");
         let mut client = daemon.client("scratch");

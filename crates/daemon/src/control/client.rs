@@ -53,8 +53,11 @@ fn plain(request: &ControlRequest, mut answer: Value) -> Value {
         ControlRequest::Get { .. } => answer["value"].take(),
         ControlRequest::Detach { .. }
         | ControlRequest::Attach { .. }
+        | ControlRequest::FlashCreate { .. }
         | ControlRequest::Add { .. } => answer["volume"].take(),
         ControlRequest::Remove { .. }
+        | ControlRequest::FlashResize { .. }
+        | ControlRequest::FlashRemove { .. }
         | ControlRequest::ReplaceCache { .. }
         | ControlRequest::ForgetDisk { .. } => answer["message"].take(),
         _ => answer,

@@ -497,10 +497,8 @@ impl<W: World> Listeners<W> {
     /// Connections that use an export.
     pub fn connected_to(&self, export: &str) -> usize {
         let connections = self.connections.borrow();
-        let uses = |connection: &&Connection| {
-            connection.stats.snapshot().export.as_deref() == Some(export)
-        };
-        connections.iter().filter(uses).count()
+        let open = connections.iter().filter(|it| it.socket.strong_count() > 0);
+        open.filter(|it| it.stats.snapshot().export.as_deref() == Some(export)).count()
     }
 
     /// Connections at the moment.
