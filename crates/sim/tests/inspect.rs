@@ -103,10 +103,10 @@ fn a_clean_sector_that_differs_is_found() {
         system.stop().await.expect("no faults");
     });
     run.expect("it ends");
-    assert!(check_disks(&cache.snapshot(), &[backing.snapshot()], true).is_ok());
+    assert!(check_disks(&cache.snapshot(), &[backing.snapshot()], None, true).is_ok());
     let at = CacheSystem::DATA_AT + 66;
     backing.poke(at, &[0xa5; 512]);
-    let violation = check_disks(&cache.snapshot(), &[backing.snapshot()], true)
+    let violation = check_disks(&cache.snapshot(), &[backing.snapshot()], None, true)
         .expect_err("the cache has the old sector");
     assert!(violation.kind.contains("clean-differs"), "{violation:?}");
     assert!(
