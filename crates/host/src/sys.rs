@@ -224,7 +224,9 @@ pub(crate) fn is_in_memory(fd: &OwnedFd) -> bool {
     // SAFETY: `stat` is writable memory of the right type.
     let result = unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) };
     // SAFETY: it was zeroed, which is a valid statfs.
-    check(result).is_ok() && unsafe { stat.assume_init() }.f_type == libc::TMPFS_MAGIC
+    let kind = unsafe { stat.assume_init() }.f_type;
+    // The two have one type with glibc, and two with musl.
+    check(result).is_ok() && i128::from(kind) == i128::from(libc::TMPFS_MAGIC)
 }
 
 /// Alignment of direct I/O by `statx`: (memory, offset); `None` if the kernel does not say.
@@ -596,7 +598,7 @@ pub(crate) fn epoll_wait(
         Some(timeout) => {
             // epoll_wait counts milliseconds, ppoll nanoseconds; an epoll instance can be polled.
             let limit = libc::timespec {
-                tv_sec: timeout.as_secs().min(1 << 30) as libc::time_t,
+                tv_sec: timeout.as_secs().min(1 << 30) as _,
                 tv_nsec: timeout.subsec_nanos() as _,
             };
             let mut poll = libc::pollfd { fd: epoll.as_raw_fd(), events: libc::POLLIN, revents: 0 };
