@@ -1,4 +1,8 @@
 //! `ubcache scrub`: what somebody wrote to a disk without ubcache is found, told and dropped.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 mod support;
 
