@@ -20,7 +20,7 @@ const LAW: &[&[&str]] = &[
     &["index", "volume_table"],
     &["gc"],
     &["bypass", "coherence"],
-    &["flash", "inspect", "memory_held", "mutants", "request", "volume", "writeback"],
+    &["flash", "inspect", "memory_held", "mutants", "request", "scrub", "volume", "writeback"],
     &["set"],
     &[""],
 ];

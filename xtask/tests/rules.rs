@@ -56,6 +56,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("N3", "no buckets"),
     ("N4", "no nodes"),
     ("N5", "no nodes, and a journal without a ring"),
+    ("Q1", "the model's devices return what was written"),
     ("N6", "no buckets"),
     ("Y1", "the model's data has a backing device"),
     ("Y2", "the model's data has a backing device"),

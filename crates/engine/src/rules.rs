@@ -183,6 +183,9 @@ rules! {
         "only the dirty key that was read turns clean";
     B6WritesWait, ["B6"],
         "a write over dirty data waits for its writeback while the volume leaves writeback";
+    // Scrub.
+    Q1SameKeyOnly, ["Q1"],
+        "a difference counts only if the key is the one that both reads began with";
     // Attach and detach.
     A1FlushAtAttach, ["A1"],
         "the backing device is flushed when it is attached";
@@ -233,9 +236,6 @@ rules! {
     // Moves.
     M1MoveIfUnchanged, ["M1"],
         "a move points a key to the copy only if the key has not changed";
-    // Scrub.
-    Q1SameKeyOnly, ["Q1"],
-        "a difference counts only if the key is the one that both reads began with";
     // Time and memory.
     S1ChainInSlices, ["S1"],
         "a bucket of the prio chain is filled in slices";

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{ControlRequest, ask};
-use ubcache_daemon::served::advice::AdviceReport;
+use ubcache_daemon::served::advice::report::AdviceReport;
 use ubcache_daemon::size::show_size;
 
 use super::choose::Daemon;

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{ControlRequest, ask};
 use ubcache_daemon::served::report::Report;
-use ubcache_daemon::served::scrub::{ScrubReport, Scrubs};
+use ubcache_daemon::served::scrub_report::{ScrubReport, Scrubs};
 use ubcache_daemon::size::show_size;
 
 use super::choose::Daemon;

@@ -23,7 +23,7 @@ use super::report::{
     Report, SetReport, StatsReport, VolumeReport,
 };
 use super::request_report::{paths, periods, reasons};
-use super::scrub::ScrubReport;
+use super::scrub_report::ScrubReport;
 use super::upgrades::Upgrades;
 use super::world::World;
 use crate::config::ServeConfig;

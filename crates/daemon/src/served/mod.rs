@@ -22,7 +22,8 @@
 //! | [`process`] | the process of a set, its own or shared |
 //! | [`request_report`] | the part of the report that is about requests |
 //! | [`report`] | the object of `status --json` |
-//! | [`scrub`] | comparison of clean cached data with the disks |
+//! | `scrub` | comparison of clean cached data with the disks |
+//! | [`scrub_report`] | the part of the report that is about scrubs |
 //! | [`systemd`] | messages to systemd |
 //! | `upgrades` | requests for an upgrade |
 //! | [`watch`] | regular looks at the set |
@@ -48,7 +49,8 @@ pub mod pace;
 pub mod process;
 pub mod report;
 pub mod request_report;
-pub mod scrub;
+mod scrub;
+pub mod scrub_report;
 pub mod systemd;
 pub(crate) mod upgrades;
 pub mod watch;

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::request_report::{
     BypassReport, DeviceLatencyReport, LatencyReport, PathReport, PeriodReport,
 };
-use super::scrub::ScrubReport;
+use super::scrub_report::ScrubReport;
 use crate::open::precheck::Down;
 
 /// The whole report.

@@ -15,10 +15,10 @@ use super::forms::{
 use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::process::ConfigChanges;
 use crate::control::refusal::{ErrorBody, Kind};
-use crate::served::advice::AdviceReport;
+use crate::served::advice::report::AdviceReport;
 use crate::served::maps::{BucketsReport, CELLS, CELLS_MAX, VolumeMapReport};
 use crate::served::report::Report;
-use crate::served::scrub::Scrubs;
+use crate::served::scrub_report::Scrubs;
 
 /// A value.
 pub(super) enum Form {

@@ -1,6 +1,6 @@
 //! Rules: which numbers speak for which change.
 
-use super::{Advice, CacheTraffic, VolumeTraffic};
+use super::report::{Advice, CacheTraffic, VolumeTraffic};
 use crate::shell::shell_word;
 use crate::size::show_size;
 
@@ -162,8 +162,8 @@ fn dirty(cache: &CacheTraffic, volume: &VolumeTraffic) -> Option<Advice> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{RunShare, SizeEstimate};
     use super::*;
+    use crate::served::advice::report::{RunShare, SizeEstimate};
 
     fn cache(ratios: [f64; 4]) -> CacheTraffic {
         let size = |(index, ratio): (usize, &f64)| SizeEstimate {
