@@ -77,6 +77,11 @@ const SLEEPS: &[(&str, &str, &str)] = &[
         "a flush is due when the last one is old enough",
     ),
     (
+        "scrub/pass.rs",
+        "first(woken, self.context.env.sleep(wait)).await;",
+        "the pace of a scrub, which the administrator sets",
+    ),
+    (
         "writeback/task.rs",
         "first(wake, self.context.env.sleep(period)).await;",
         "the rate of writeback follows the dirty data at a period that the administrator sets",

@@ -12,7 +12,7 @@ const UNNOTICED: f64 = 0.01;
 const SHARE: f64 = 0.1;
 
 /// All advice, the most useful first.
-pub(super) fn advice(cache: &CacheTraffic, volumes: &[VolumeTraffic]) -> Vec<Advice> {
+pub(crate) fn advice(cache: &CacheTraffic, volumes: &[VolumeTraffic]) -> Vec<Advice> {
     let mut found: Vec<Advice> = volumes.iter().filter_map(mode).collect();
     found.extend(cache_size(cache, volumes));
     found.extend(volumes.iter().filter_map(|volume| cutoff(cache, volume)));
