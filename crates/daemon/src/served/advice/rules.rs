@@ -1,6 +1,6 @@
 //! Rules: which numbers speak for which change.
 
-use super::report::{Advice, CacheTraffic, VolumeTraffic};
+use super::report::{Advice, CacheTraffic, RunShare, VolumeTraffic};
 use crate::shell::shell_word;
 use crate::size::show_size;
 
@@ -78,7 +78,7 @@ fn cutoff(cache: &CacheTraffic, volume: &VolumeTraffic) -> Option<Advice> {
     };
     let past = share(volume.sequential_bytes, all);
     if now > 0 && past >= SHARE && once - half <= UNNOTICED {
-        let fits = |it: &&super::RunShare| it.cutoff_bytes > now && share(it.bytes, all) < SHARE;
+        let fits = |it: &&RunShare| it.cutoff_bytes > now && share(it.bytes, all) < SHARE;
         let longer = volume.runs.iter().find(fits).map_or(0, |it| it.cutoff_bytes);
         return Some(advice(
             longer,
@@ -163,7 +163,7 @@ fn dirty(cache: &CacheTraffic, volume: &VolumeTraffic) -> Option<Advice> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::served::advice::report::{RunShare, SizeEstimate};
+    use crate::served::advice::report::SizeEstimate;
 
     fn cache(ratios: [f64; 4]) -> CacheTraffic {
         let size = |(index, ratio): (usize, &f64)| SizeEstimate {
