@@ -5,6 +5,7 @@
 //! | here | the bypass of a volume: its history, and its share in the congestion of the cache |
 //! | [`may_cache`] | the rules, in their order |
 //! | [`sequential`] | runs of requests, by place and by stream |
+//! | `run_lengths` | bytes in long runs, for advice |
 //! | [`congestion`] | latencies of the cache device, which its volumes share |
 
 use std::cell::RefCell;
@@ -12,6 +13,7 @@ use std::rc::Rc;
 
 use congestion::Congestion;
 use may_cache::{BypassInput, decide};
+use run_lengths::RunLengths;
 use sequential::SequentialDetector;
 use ubcache_env::{Nanos, SectorRange, StreamId};
 
@@ -19,6 +21,7 @@ use crate::stats::requests::BypassReason;
 
 pub mod congestion;
 pub mod may_cache;
+mod run_lengths;
 pub mod sequential;
 
 /// Limits that the administrator sets.
@@ -35,13 +38,18 @@ pub(crate) struct BypassLimits {
 /// The bypass of a volume.
 pub(crate) struct Bypass {
     history: RefCell<SequentialDetector>,
+    lengths: RunLengths,
     congestion: Rc<Congestion>,
 }
 
 impl Bypass {
     /// An empty history, before a cache device of this congestion.
     pub fn new(congestion: Rc<Congestion>) -> Bypass {
-        Bypass { history: RefCell::new(SequentialDetector::new()), congestion }
+        Bypass {
+            history: RefCell::new(SequentialDetector::new()),
+            lengths: RunLengths::default(),
+            congestion,
+        }
     }
 
     /// Decides about a request, which enters the history where the rules say so. `None`: it may be
@@ -57,13 +65,16 @@ impl Bypass {
         let (read, write) = (limits.congested_read_us, limits.congested_write_us);
         let limit = self.congestion.limit(now, read, write, random);
         decide(input, limits.sequential_cutoff, limit, || {
-            self.history.borrow_mut().observe(now, stream, range)
+            let run_sectors = self.history.borrow_mut().observe(now, stream, range);
+            self.lengths.note(run_sectors, range);
+            run_sectors
         })
     }
 
-    /// See [`SequentialDetector::bytes_by_run`].
+    /// Bytes of requests in runs of 1 MiB and more, by the length that a `sequential_cutoff` is
+    /// compared with: pairs of a power of two, from which on it was, and bytes.
     pub fn bytes_by_run(&self) -> Vec<(u64, u64)> {
-        self.history.borrow().bytes_by_run()
+        self.lengths.bytes()
     }
 
     /// Takes note of an I/O of the cache device. `threshold_us` is the one of its direction.

@@ -28,16 +28,6 @@ pub const STREAMS_MAX: usize = 1024;
 /// The newest finished run counts for one part in this many of the average.
 const AVERAGE_WEIGHT: u64 = 8;
 
-/// Classes of the lengths of runs, one for each power of two: from 4 KiB or less to 1 TiB or more.
-const RUN_CLASSES: usize = 29;
-/// Logarithm of the least length.
-const RUN_CLASS_MIN: usize = 12;
-
-fn run_class(bytes: u64) -> usize {
-    let class = (bytes.max(1).ilog2() as usize).saturating_sub(RUN_CLASS_MIN);
-    class.min(RUN_CLASSES - 1)
-}
-
 /// No run: the end of a list.
 const NONE: u8 = u8::MAX;
 /// Lists of runs by the hash of their end.
@@ -166,8 +156,6 @@ pub struct SequentialDetector {
     /// The values `used` come from one counter and never repeat, so smaller means longer ago.
     streams: BTreeMap<StreamId, Stream>,
     clock: u64,
-    /// Bytes of requests that continue a run, by its length then: see [`RUN_CLASSES`].
-    bytes_by_run: [u64; RUN_CLASSES],
 }
 
 impl SequentialDetector {
@@ -184,9 +172,6 @@ impl SequentialDetector {
         let run_bytes = continued.unwrap_or(0).saturating_add(range.bytes());
         self.runs.insert(range.end, run_bytes, now.after(RUN_EXPIRY));
 
-        if continued.is_some() {
-            self.count_in_run(run_bytes, range.bytes());
-        }
         let state = self.stream(stream);
         if continued.is_none() {
             let weighted = state.average_bytes.saturating_mul(AVERAGE_WEIGHT - 1);
@@ -196,22 +181,7 @@ impl SequentialDetector {
         run_bytes.max(state.average_bytes) / SECTOR_BYTES
     }
 
-    /// Bytes of requests that continued a run, by its length in bytes then, the request included:
-    /// pairs of the least length of a class, a power of two, and bytes.
-    pub fn bytes_by_run(&self) -> Vec<(u64, u64)> {
-        let classes = self.bytes_by_run.iter().enumerate();
-        classes.map(|(class, &bytes)| (1 << (class + RUN_CLASS_MIN), bytes)).collect()
-    }
-
-    /// Not compiled into its caller, for which requests outside of runs count.
-    #[cold]
-    #[inline(never)]
-    fn count_in_run(&mut self, run_bytes: u64, bytes: u64) {
-        self.bytes_by_run[run_class(run_bytes)] += bytes;
-    }
-
     /// The state of a stream, marked as used now; the least recent one is forgotten for a new one.
-    #[inline(always)]
     fn stream(&mut self, id: StreamId) -> &mut Stream {
         if self.streams.len() == STREAMS_MAX
             && !self.streams.contains_key(&id)
@@ -244,22 +214,6 @@ mod tests {
         assert_eq!(detector.observe(Nanos(0), A, range(100, 8)), 8);
         assert_eq!(detector.observe(Nanos(0), A, range(108, 8)), 16);
         assert_eq!(detector.observe(Nanos(0), A, range(116, 1000)), 1016);
-    }
-
-    #[test]
-    fn bytes_are_counted_by_the_length_of_their_run() {
-        let mut detector = SequentialDetector::new();
-        for step in 0..300 {
-            detector.observe(Nanos(0), A, range(step * 8, 8));
-        }
-        detector.observe(Nanos(0), B, range(1 << 30, 8));
-        let found = detector.bytes_by_run();
-        let at_least = |least: u64| -> u64 {
-            found.iter().filter(|(length, _)| *length >= least).map(|(_, bytes)| bytes).sum()
-        };
-        assert_eq!(at_least(0), 299 * 4096, "the first request of a run continues none");
-        assert_eq!(at_least(1 << 20), (300 - 255) * 4096);
-        assert_eq!(at_least(2 << 20), 0);
     }
 
     #[test]

@@ -266,8 +266,9 @@ impl<E: Env> CachedVolume<E> {
         self.settings.borrow()
     }
 
-    /// Bytes of requests that continued a sequential run, by its length in bytes then: pairs of a
-    /// power of two, from which on the length was, and bytes.
+    /// Bytes of requests in sequential runs of 1 MiB and more, by the length in bytes that a
+    /// `sequential_cutoff` is compared with: pairs of a power of two, from which on it was, and
+    /// bytes.
     pub fn bytes_by_run(&self) -> Vec<(u64, u64)> {
         self.bypass.bytes_by_run()
     }
