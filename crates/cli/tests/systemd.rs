@@ -41,7 +41,7 @@ fn machine() -> Machine {
 
 fn units() -> Vec<String> {
     let mut names = support::names_in(&packaging().join("systemd"));
-    names.retain(|name| name.ends_with(".service") || name.ends_with(".socket"));
+    names.retain(|name| [".service", ".socket", ".timer"].iter().any(|kind| name.ends_with(kind)));
     names
 }
 
@@ -60,7 +60,7 @@ fn units_have_no_fault() {
         let content = content.expect("a unit");
         let shared = content.contains("RuntimeDirectory=ubcache\n");
         assert!(!shared || content.contains("RuntimeDirectoryPreserve=yes\n"), "{unit}");
-        if unit.contains("nbd") || unit.ends_with(".socket") {
+        if unit.contains("nbd") || !unit.ends_with(".service") {
             continue;
         }
         let path = packaging().join("systemd").join(&unit);
