@@ -23,6 +23,7 @@ const NOT_IN_THE_ENGINE: &[(&str, &str)] = &[
     ("J4", "the ring gives no such bucket out, and asserts it"),
     ("A7", "a command of the administrator, tested by itself"),
     ("N3", "nothing is wrong without it, only smaller"),
+    ("N6", "no seed found its mutant, with a test of its own"),
     ("Y1", "the order of steps; its writes are K1's and K3's, its flush is F1's, its room is N6's"),
     ("Y2", "the order of steps, with a test of its own"),
     ("Y3", "a command of the administrator, tested by itself"),

@@ -215,8 +215,6 @@ rules! {
         "the reserve of nodes is for those that take the place of as many";
     N5PassesHaveRoom, ["N5"],
         "making room takes several passes only if the ring has room for their entries";
-    N6FlashLeavesReserve, ["N6"],
-        "flash-only volumes leave the buckets that everything else needs";
     // Recovery.
     V1FlushAtOpen, ["V1"],
         "the cache device is flushed before its journal is read, and with its superblock";

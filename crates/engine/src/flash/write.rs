@@ -133,7 +133,6 @@ impl<E: Env> FlashVolume<E> {
             live.iter().map(|extent| extent.range.sectors()).sum::<u64>() == range.sectors()
         };
         self.allocator.buckets().admits_flash(range.sectors(), overwrites)
-            || !self.context.keeps(Rule::N6FlashLeavesReserve)
     }
 
     /// K1: the data to its places; the last block is padded with zeroes.

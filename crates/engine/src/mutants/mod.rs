@@ -242,8 +242,6 @@ mutants! {
     PassesWithoutRoom, "passes-without-room", [N5PassesHaveRoom, G4GivenUpWaitsForCount],
         "a start that has not counted makes room in the journal leaf by leaf, with buckets that \
          it gives up";
-    FlashTakesAll, "flash-takes-all", [N6FlashLeavesReserve],
-        "flash-only volumes take every bucket that data may have";
     // Time.
     ChainInOnePoll, "chain-in-one-poll", [S1ChainInSlices],
         "a bucket of the prio chain is filled in one poll";
