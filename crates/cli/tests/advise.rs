@@ -7,9 +7,10 @@
 mod support;
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
-use support::{Daemon, NO_BYPASS, make_set, must, scratch, sparse, text, tool, ubcache};
+use support::{Daemon, NO_BYPASS, make_set, must, scratch, sparse, text, ubcache};
 
 const MIB: u64 = 1 << 20;
 
@@ -26,7 +27,7 @@ fn follow(daemon: &Daemon, directory: &Path, command: &str) {
     let ubcache = ubcache();
     let programs = Path::new(ubcache.get_program()).parent().expect("a directory");
     let path = std::env::var("PATH").unwrap_or_default();
-    let mut shell = tool("sh");
+    let mut shell = Command::new("sh");
     shell.args(["-c", command]).current_dir(directory).env("XDG_RUNTIME_DIR", directory);
     must(shell.env("PATH", format!("{}:{path}", text(programs))));
 }

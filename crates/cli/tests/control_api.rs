@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{Daemon, each_io, http, make_set, run, scratch, text};
+use support::{Daemon, each_io, http, make_set, must, run, scratch, text, ubcache};
 
 const VOLUME: &str = "/v1/volumes/disk0.img";
 
@@ -323,6 +323,12 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "403", "404", "409",
 [[operations]]
 include-path = "/v1/volumes/{volume}/remove"
 parameters = { "path.volume" = "disk1.img" }
+[[operations]]
+include-path = "/v1/volumes/{volume}/resize"
+parameters = { "path.volume" = "flash0" }
+[[operations]]
+include-path = "/v1/volumes/{volume}/remove-flash"
+parameters = { "path.volume" = "flash1" }
 "#;
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -333,6 +339,10 @@ parameters = { "path.volume" = "disk1.img" }
     let directory = scratch();
     let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
     let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    for name in ["flash0", "flash1"] {
+        let create = ["flash", "create", name, "--size", "1M", "--control"];
+        must(ubcache().args(create).arg(&daemon.control));
+    }
     let uuid = daemon.status()["sets"][0]["uuid"].as_str().expect("a UUID").to_owned();
     let config = directory.path().join("schemathesis.toml");
     std::fs::write(&config, CONFIG.replace("UUID", &uuid)).expect("a file");
