@@ -23,7 +23,8 @@ fn follow(daemon: &Daemon, directory: &Path, command: &str) {
     let place = directory.join("ubcache");
     std::fs::create_dir_all(&place).expect("a directory");
     std::os::unix::fs::symlink(&daemon.control, place.join("set.sock")).expect("a link");
-    sparse(&directory.join("NEW"), 256 * MIB);
+    // A cache has 513 buckets at least.
+    sparse(&directory.join("NEW"), 320 * MIB);
     let ubcache = ubcache();
     let programs = Path::new(ubcache.get_program()).parent().expect("a directory");
     let path = std::env::var("PATH").unwrap_or_default();
@@ -73,7 +74,7 @@ fn a_load_that_needs_a_larger_cache_is_seen_and_the_advice_helps() {
     assert!(advise(&daemon, &[]).contains(command));
     drop(client);
     follow(&daemon, directory.path(), command);
-    assert_eq!(daemon.status()["sets"][0]["cache"]["size_bytes"], 256 * MIB);
+    assert_eq!(daemon.status()["sets"][0]["cache"]["size_bytes"], 320 * MIB);
     daemon.stop();
 }
 
