@@ -32,7 +32,13 @@ set -u
 run=/run/stand-in
 case $1 in
 -c) [ -e $run/${2##*/}/disk ] ;;
--d) kill "$(cat $run/${2##*/}.pid)" ;;
+-d)
+    # A file system of FUSE is written to its end after it was unmounted.
+    name=${2##*/}
+    while grep -qs fuse2fs /proc/[0-9]*/comm && ! grep -q "^$run/$name/disk " /proc/mounts; do
+        sleep 0.1
+    done
+    kill "$(cat $run/$name.pid)" ;;
 -unix)
     name=${5##*/}
     umount --lazy $run/$name 2> /dev/null
