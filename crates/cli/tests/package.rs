@@ -146,6 +146,7 @@ fn block_of(guide: &str, kind: &str) -> String {
 
 /// All blocks up to the section without a package, in their order, each as a script.
 #[test]
+#[ignore = "file systems of FUSE in a machine that boots: see RELEASING.md"]
 fn first_hour_leads_from_the_package_to_a_disk_mounted_at_boot() {
     let mut machine = Machine::new();
     put(&machine, &MADE, &format!("root/{DEB}"));

@@ -80,6 +80,7 @@ fn find(lines: &[String], words: &str) -> usize {
 /// All of a life: the file system above is mounted after the device is there, and unmounted before
 /// that goes; files of the set are on a file system that is mounted before, and unmounted after.
 #[test]
+#[ignore = "file systems of FUSE in a machine that boots: see RELEASING.md"]
 fn mounted_set_survives_crash_and_reboot() {
     let mut machine = machine();
     machine.write(

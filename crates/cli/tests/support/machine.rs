@@ -50,14 +50,14 @@ esac
 "#;
 
 /// Command of a wait: its exit code is 0 if the condition holds, `BUSY` while systemd has something
-/// under way, and `OVER` if it has not, or a unit has failed.
+/// under way, and `OVER` if it has not; a unit that has failed may be about to start again.
 const WAIT: &str = r#"
 holds() { (CONDITION); }
 holds && exit 0
-[ -z "$(systemctl --failed --plain --no-legend)" ] || exit 4
 under_way=$(systemctl list-jobs --plain --no-legend
     systemctl list-units --plain --no-legend --state=activating,deactivating,reloading)
 [ -z "$under_way" ] || exit 3
+[ -z "$(systemctl --failed --plain --no-legend)" ] || exit 4
 holds || exit 4
 "#;
 

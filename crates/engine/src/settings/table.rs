@@ -277,7 +277,7 @@ pub const OF_VOLUMES: &[Attribute] = &[
     ),
     setting(
         "scrub_rate",
-        Size(0, u64::MAX),
+        Size(0, 1 << 40),
         Unit::Bytes,
         UntilRestart,
         "bytes a second that a scrub compares at most; 0: no limit; no attribute of bcache",
