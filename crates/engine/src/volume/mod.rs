@@ -227,7 +227,9 @@ impl<E: Env> CachedVolume<E> {
 
     /// Adds a task that a stop waits for.
     pub(crate) fn add_task(&self, task: Task) {
-        self.tasks.borrow_mut().push(task);
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
     }
 
     /// Waits for the background tasks, which have been told to end.
