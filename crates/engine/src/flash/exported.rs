@@ -37,6 +37,16 @@ impl<E: Env> Exported<E> {
     }
 }
 
+/// Passes a call on to the volume, of whichever kind.
+macro_rules! forward {
+    ($volume:expr, $call:ident($($argument:expr),*)) => {
+        match $volume {
+            Exported::Cached(volume) => volume.$call($($argument),*).await,
+            Exported::Flash(volume) => Box::pin(volume.$call($($argument),*)).await,
+        }
+    };
+}
+
 impl<E: Env> Volume for Exported<E> {
     fn info(&self) -> VolumeInfo {
         match self {
@@ -46,10 +56,7 @@ impl<E: Env> Volume for Exported<E> {
     }
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.read(stream, range).await,
-            Exported::Flash(volume) => Box::pin(volume.read(stream, range)).await,
-        }
+        forward!(self, read(stream, range))
     }
 
     async fn write(
@@ -59,10 +66,7 @@ impl<E: Env> Volume for Exported<E> {
         data: IoVec,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.write(stream, range, data, fua).await,
-            Exported::Flash(volume) => Box::pin(volume.write(stream, range, data, fua)).await,
-        }
+        forward!(self, write(stream, range, data, fua))
     }
 
     async fn write_foreign(
@@ -72,12 +76,7 @@ impl<E: Env> Volume for Exported<E> {
         data: Rc<dyn ForeignMemory>,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.write_foreign(stream, range, data, fua).await,
-            Exported::Flash(volume) => {
-                Box::pin(volume.write_foreign(stream, range, data, fua)).await
-            }
-        }
+        forward!(self, write_foreign(stream, range, data, fua))
     }
 
     async fn write_bytes(
@@ -87,12 +86,7 @@ impl<E: Env> Volume for Exported<E> {
         data: IoVec,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.write_bytes(stream, offset, data, fua).await,
-            Exported::Flash(volume) => {
-                Box::pin(volume.write_bytes(stream, offset, data, fua)).await
-            }
-        }
+        forward!(self, write_bytes(stream, offset, data, fua))
     }
 
     async fn discard(
@@ -101,10 +95,7 @@ impl<E: Env> Volume for Exported<E> {
         range: SectorRange,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.discard(stream, range, fua).await,
-            Exported::Flash(volume) => Box::pin(volume.discard(stream, range, fua)).await,
-        }
+        forward!(self, discard(stream, range, fua))
     }
 
     async fn write_zeroes(
@@ -114,19 +105,11 @@ impl<E: Env> Volume for Exported<E> {
         fua: bool,
         may_unmap: bool,
     ) -> Result<(), VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.write_zeroes(stream, range, fua, may_unmap).await,
-            Exported::Flash(volume) => {
-                Box::pin(volume.write_zeroes(stream, range, fua, may_unmap)).await
-            }
-        }
+        forward!(self, write_zeroes(stream, range, fua, may_unmap))
     }
 
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.flush(stream).await,
-            Exported::Flash(volume) => Box::pin(volume.flush(stream)).await,
-        }
+        forward!(self, flush(stream))
     }
 
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
@@ -137,19 +120,13 @@ impl<E: Env> Volume for Exported<E> {
     }
 
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.prefetch(stream, range).await,
-            Exported::Flash(volume) => Box::pin(volume.prefetch(stream, range)).await,
-        }
+        forward!(self, prefetch(stream, range))
     }
 
     async fn block_status(
         &self,
         range: SectorRange,
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        match self {
-            Exported::Cached(volume) => volume.block_status(range).await,
-            Exported::Flash(volume) => Box::pin(volume.block_status(range)).await,
-        }
+        forward!(self, block_status(range))
     }
 }
