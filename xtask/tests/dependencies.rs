@@ -11,11 +11,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-env", &["ubcache-format"]),
     ("ubcache-engine", &["ubcache-format", "ubcache-env"]),
     ("ubcache-nbd", &["ubcache-format", "ubcache-env"]),
+    ("ubcache-ublk", &["ubcache-format", "ubcache-env"]),
     ("ubcache-host", &["ubcache-format", "ubcache-env"]),
     ("ubcache-tls", &["ubcache-format", "ubcache-env"]),
     (
         "ubcache-sim",
-        &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-nbd", "ubcache-offline"],
+        &[
+            "ubcache-format",
+            "ubcache-env",
+            "ubcache-engine",
+            "ubcache-nbd",
+            "ubcache-ublk",
+            "ubcache-offline",
+        ],
     ),
     (
         "ubcache-daemon",
@@ -26,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ubcache-nbd",
             "ubcache-host",
             "ubcache-tls",
+            "ubcache-ublk",
         ],
     ),
     ("ubcache-offline", &["ubcache-format", "ubcache-env"]),

@@ -13,6 +13,7 @@ use crate::clients::ClientLimits;
 use crate::failure::Failure;
 use crate::page::StatusPageOptions;
 use crate::tls::TlsOptions;
+use crate::ublk::UblkOptions;
 
 /// Configuration of one daemon.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,8 @@ pub struct ServeConfig {
     pub names: Vec<Option<String>>,
     /// Addresses for clients; if empty, a unix socket beside the control socket.
     pub nbd: Vec<NbdAddress>,
+    /// Block devices of the kernel.
+    pub ublk: UblkOptions,
     /// Attributes to set at the start, in order.
     pub settings: Vec<(String, String)>,
     /// Attributes to set at the start after these, of one export each.

@@ -17,6 +17,7 @@
 //! | [`clients`] | limits on clients |
 //! | [`control`] | the control protocol, client and daemon |
 //! | [`page`] | the status page for browsers |
+//! | [`ublk`] | block devices of the kernel for volumes that are served |
 //! | [`tls`] | encryption of connections over TCP |
 //! | [`upgrade`] | another program that goes on in this process |
 //! | [`log`] | the log, which never stops the set |
@@ -45,6 +46,7 @@ pub mod shell;
 pub mod size;
 pub mod supervisor;
 pub mod tls;
+pub mod ublk;
 pub mod upgrade;
 
 pub use clients::ClientLimits;
@@ -56,3 +58,5 @@ pub use ubcache_engine::MUTANTS_COMPILED;
 pub use ubcache_engine::settings::{default_of, table as attributes};
 pub use ubcache_host::{PageCache, SocketAccess, group_id};
 pub use ubcache_nbd::Rates;
+pub use ubcache_ublk::Features as UblkFeatures;
+pub use ublk::{UblkExport, UblkOptions};

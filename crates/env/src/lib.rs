@@ -10,6 +10,7 @@
 //! | [`device`] | [`Device`], [`DeviceLimits`], [`IoError`] |
 //! | [`volume`] | [`Volume`]: what a frontend (NBD, ublk, vhost) serves |
 //! | [`stream`] | [`Stream`]: a connected byte stream, for socket protocols |
+//! | [`command`] | [`CommandDevice`]: requests of the kernel, by commands of io_uring |
 //! | [`bytes`] | requests for any bytes of a volume, made of whole blocks |
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
@@ -22,6 +23,7 @@
 
 pub mod buf;
 pub mod bytes;
+pub mod command;
 pub mod device;
 pub mod interval;
 pub mod local;
@@ -34,6 +36,7 @@ pub mod world;
 
 pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
 pub use bytes::ByteRange;
+pub use command::{COMMAND_ADDRESS_AT, Command, CommandDevice};
 pub use device::{Device, DeviceLimits, Durability, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
 pub use stream::{Protection, Stream, StreamError};

@@ -184,6 +184,9 @@ impl Io {
             (_, IoRequest::Call { .. }) => self.workers.attempt(key, op),
             (Backend::Ring(_), _) if op.asks_page_cache() => self.copiers.attempt(key, op),
             (Backend::Ring(ring), _) => ring.attempt(key, op),
+            (Backend::Pool(_), IoRequest::Command { .. }) => {
+                self.completions.push((key, -libc::EOPNOTSUPP));
+            }
             (Backend::Pool(poller), request)
                 if request.is_patient() || matches!(request, IoRequest::Nop) =>
             {

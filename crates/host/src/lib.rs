@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [`reactor`] | [`Host`], [`HostEnv`], [`RemoteHandle`]: the loop and its handles |
 //! | [`mod@file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
+//! | [`command`] | [`HostCommands`]: a character device that hands out requests; control commands |
 //! | [`socket`] | [`HostSocket`], [`HostListener`]: Unix and TCP streams |
 //! | [`handover`] | sockets with which another program goes on |
 //! | [`exec`] | the start of another program in this process |
@@ -41,6 +42,7 @@
 
 pub mod activation;
 mod claims;
+pub mod command;
 mod copies;
 pub mod descriptors;
 pub mod exec;
@@ -63,6 +65,7 @@ mod workers;
 
 pub use activation::{ActivationError, PassedAddress, PassedSocket, passed_sockets};
 pub use claims::{loop_in_use, sysfs_directory, under_loop_in_use};
+pub use command::{HostCommands, control};
 pub use file::HostFile;
 pub use io::IoBackend;
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Waker;
 
-use ubcache_env::{Buf, IoVec};
+use ubcache_env::{Buf, COMMAND_ADDRESS_AT, Command, IoVec};
 
 use crate::sys;
 
@@ -58,6 +58,8 @@ pub(crate) enum IoRequest {
     Send { fd: Rc<OwnedFd>, data: IoVec },
     /// Waits until the descriptor has one of the events.
     Poll { fd: Rc<OwnedFd>, events: u32 },
+    /// Gives the driver of a character device a command; it may use the memory.
+    Command { fd: Rc<OwnedFd>, command: Command, memory: Option<Buf> },
     /// Runs on a worker thread. `None` once a worker has it.
     Call { call: Option<Call> },
 }
@@ -94,7 +96,13 @@ impl IoRequest {
     /// Returns true if it may wait for a peer for ever, so that it is cancelled when no waiter is
     /// left.
     pub(crate) fn is_patient(&self) -> bool {
-        matches!(self, IoRequest::Recv { .. } | IoRequest::Send { .. } | IoRequest::Poll { .. })
+        matches!(
+            self,
+            IoRequest::Recv { .. }
+                | IoRequest::Send { .. }
+                | IoRequest::Poll { .. }
+                | IoRequest::Command { .. }
+        )
     }
 }
 
@@ -252,6 +260,19 @@ impl Op {
         }
     }
 
+    /// The bytes of a command, with the address of its memory.
+    pub(crate) fn command(&mut self) -> [u8; 16] {
+        let IoRequest::Command { command, memory, .. } = &mut self.request else {
+            unreachable!("asked of a command only")
+        };
+        let mut payload = command.payload;
+        if let Some(memory) = memory {
+            let address = memory.as_mut_slice().as_mut_ptr() as u64;
+            payload[COMMAND_ADDRESS_AT..].copy_from_slice(&address.to_ne_bytes());
+        }
+        payload
+    }
+
     /// The message header of a send with this scatter list; as valid as the list.
     pub(crate) fn header(&mut self, list: *const libc::iovec, count: usize) -> &libc::msghdr {
         let header = self.header.get_or_insert_with(|| Box::new(sys::empty_message_header()));
@@ -275,6 +296,10 @@ impl Op {
         }
         if self.interrupted {
             return self.finish_interrupted(result);
+        }
+        if let IoRequest::Command { .. } = self.request {
+            // The driver has seen it, and would take a second attempt for another command.
+            return self.finish(if result < 0 { Err(-result) } else { Ok(result as usize) });
         }
         let outcome = match result {
             code if code == -libc::EINTR => return Next::Attempt,

@@ -275,6 +275,10 @@ fn entry_of(op: &mut Op, polls_first: bool) -> squeue::Entry {
             }
         }
         IoRequest::Poll { fd, events } => opcode::PollAdd::new(raw(fd), *events).build(),
+        IoRequest::Command { fd, command, .. } => {
+            let (fd, code) = (raw(fd), command.code);
+            opcode::UringCmd16::new(fd, code).cmd(op.command()).build()
+        }
         IoRequest::Call { .. } => unreachable!("calls run on worker threads"),
     }
 }

@@ -330,6 +330,51 @@ pub(crate) fn read_now(fd: RawFd, into: &mut [u8], at: u64) -> i32 {
     outcome(unsafe { libc::preadv2(fd, &raw const list, 1, at as i64, libc::RWF_NOWAIT) })
 }
 
+/// Copies from position `at` of a character device. Returns bytes or a negative errno.
+pub(crate) fn copy_out(fd: RawFd, into: &mut [u8], at: u64) -> i32 {
+    // SAFETY: the memory is writable and as long as is said.
+    outcome(unsafe { libc::pread(fd, into.as_mut_ptr().cast(), into.len(), at as i64) })
+}
+
+/// A read-only mapping of memory that a driver shares.
+#[derive(Debug)]
+pub(crate) struct SharedPages {
+    start: *const u8,
+    len: usize,
+}
+
+impl SharedPages {
+    /// Maps `len` bytes from position `at` of the descriptor.
+    pub(crate) fn map(fd: &OwnedFd, at: u64, len: usize) -> io::Result<SharedPages> {
+        let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_POPULATE);
+        let fd = fd.as_raw_fd();
+        // SAFETY: the kernel chooses the place, so no other memory is touched.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd, at as i64) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(SharedPages { start: start.cast(), len })
+    }
+
+    /// Copies bytes from position `at`.
+    pub(crate) fn copy_to(&self, at: usize, into: &mut [u8]) {
+        assert!(at.checked_add(into.len()).is_some_and(|end| end <= self.len), "in the mapping");
+        // SAFETY: the range is inside of the mapping, which lives as long as `self`.
+        let from = unsafe { self.start.add(at) };
+        // SAFETY: both are as long as is said, and `into` is no part of the mapping. The driver
+        // changes these bytes only before the completion that the caller has seen.
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+    }
+}
+
+impl Drop for SharedPages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and nobody has a reference to it.
+        unsafe { libc::munmap(self.start.cast_mut().cast(), self.len) };
+    }
+}
+
 /// `pwritev2(2)`. Returns bytes or a negative errno.
 ///
 /// # Safety

@@ -8,7 +8,7 @@ use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{
     ClientLimits, Failure, NbdAddress, Network, PageCache, Rates, ReadOnly, Ready, ServeConfig,
-    SocketAccess, TlsOptions,
+    SocketAccess, TlsOptions, UblkExport, UblkFeatures, UblkOptions,
 };
 use ubcache_env::Nanos;
 
@@ -32,6 +32,23 @@ pub struct Args {
     /// beside the control socket]
     #[arg(long, value_name = "ADDRESS")]
     nbd: Vec<NbdAddress>,
+    /// Make a block device of the kernel, /dev/ublkbN, for the export EXPORT (`--ublk EXPORT`), with
+    /// the number ID (`--ublk EXPORT=ID`, or `--ublk ID` for the only export), or for every export;
+    /// more than once. It outlives this daemon: requests wait for the next one
+    #[arg(long, value_name = "[EXPORT=]ID", num_args = 0..=1, default_missing_value = "")]
+    ublk: Vec<UblkExport>,
+    /// Queues of a new block device
+    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=64))]
+    ublk_queues: u16,
+    /// Requests that each queue of a new block device holds
+    #[arg(long, value_name = "NUMBER", default_value_t = 128,
+        value_parser = clap::value_parser!(u16).range(1..=4096))]
+    ublk_depth: u16,
+    /// Abilities of the kernel's driver not to use: user-copy, recovery, reissue, update-size,
+    /// quiesce; with commas between them
+    #[arg(long, value_name = "ABILITIES", default_value = "")]
+    ublk_without: UblkFeatures,
     /// Cache mode: writethrough, writeback, writearound or none [default: as the superblock says]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
@@ -249,6 +266,12 @@ impl Args {
             backings,
             names,
             nbd: args.nbd,
+            ublk: UblkOptions {
+                exports: args.ublk,
+                queues: args.ublk_queues,
+                depth: args.ublk_depth,
+                without: args.ublk_without,
+            },
             settings,
             control: args.control,
             cache_optional: args.cache_optional,

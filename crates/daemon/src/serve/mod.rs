@@ -215,9 +215,15 @@ async fn run<W: World>(
     let listeners = Rc::new(listeners);
     *daemon.listeners.borrow_mut() = Some(listeners.clone());
     let addresses = listeners.addresses();
-    let uris =
-        move |name: &str| addresses.iter().map(|address| address.uri(name)).collect::<Vec<_>>();
+    let own = daemon.clone();
+    let uris = move |name: &str| {
+        let devices = own.block_devices();
+        let devices = devices.iter().filter(|device| device.export == name);
+        let devices = devices.map(|device| device.path().display().to_string());
+        addresses.iter().map(|address| address.uri(name)).chain(devices).collect::<Vec<_>>()
+    };
     let clients = heritage.as_mut().map(|heritage| take_up(world, heritage, &listeners));
+    daemon.start_block_devices().await?;
     listeners.start(world);
     let status_page = page.as_ref().map(StatusPage::url);
     let (mailroom, mut control) = match way {
@@ -253,6 +259,7 @@ async fn run<W: World>(
     log_waiting_stop(daemon, world, move || connected.active());
     systemd.stopping();
     listeners.close(world, config.drain_timeout).await;
+    daemon.end_block_devices().await;
     let stopped = if sets_stopped { Ok(()) } else { daemon.stop_sets().await };
     if let Err(error) = &stopped {
         *daemon.stop_failure.borrow_mut() = Some(error.to_string());

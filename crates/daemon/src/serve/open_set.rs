@@ -147,6 +147,7 @@ pub(super) async fn open<W: World>(
         no_cache: RefCell::new(no_cache),
         exports,
         listeners: RefCell::default(),
+        block_devices: RefCell::default(),
         membership: Lock::default(),
         program: inherited.map_or_else(own_path, State::own_program),
         upgrades: Upgrades::default(),

@@ -30,6 +30,7 @@ use crate::config::ServeConfig;
 use crate::control::names::SharedNames;
 use crate::control::refusal::{Kind, Refusal};
 use crate::open::precheck::Down;
+use crate::ublk::device::BlockDevice;
 
 /// The running set: state that all parts of the daemon share.
 pub struct Daemon<W: World> {
@@ -50,6 +51,7 @@ pub struct Daemon<W: World> {
     pub(crate) no_cache: RefCell<Option<String>>,
     pub(crate) exports: Rc<Exports<Exported<W>>>,
     pub(crate) listeners: RefCell<Option<Rc<Listeners<W>>>>,
+    pub(crate) block_devices: RefCell<Vec<Rc<BlockDevice>>>,
     /// Volumes come and go, and caches, one at a time.
     pub(crate) membership: Lock,
     /// The path by which this program was started.

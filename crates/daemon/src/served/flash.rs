@@ -132,6 +132,7 @@ impl<W: World> Daemon<W> {
         let served = self.serve_flash();
         served.map_err(|error| Refusal::new(Kind::Failed, error))?;
         self.publish();
+        self.add_block_devices().await;
         let found = self.flash().into_iter().find(|served| served.volume.uuid() == uuid);
         Ok(found.map_or_else(|| uuid.to_string(), |served| served.name.clone()))
     }
@@ -147,6 +148,10 @@ impl<W: World> Daemon<W> {
         let served = self.flash_named(name)?;
         let (name, before) = (&served.name, served.volume.info().sectors * SECTOR_BYTES);
         let clients = self.clients_of(name);
+        if let Some(device) = self.block_device_of(name).filter(|_| bytes < before) {
+            let said = format!("{name} is the block device {}", device.path().display());
+            return Err(Refusal::new(Kind::Conflict, said).expected("no shorter one"));
+        }
         if bytes < before && clients > 0 {
             let said = format!(
                 "{name} is in use by {clients} connections, which count on all of its {}",
@@ -173,6 +178,7 @@ impl<W: World> Daemon<W> {
         if lost > 0 {
             said += &format!("; {} of data were discarded", show_size(lost));
         }
+        said += &self.resize_block_device(name, served.volume.info().sectors).await;
         if clients > 0 {
             said += "; clients see the new size when they connect again";
         }
@@ -195,6 +201,7 @@ impl<W: World> Daemon<W> {
             return Err(Refusal::new(Kind::Conflict, said)
                 .advice(format_args!("disconnect them, or: ubcache flash remove {name} --force")));
         }
+        self.end_block_device(name, force).await?;
         let removed = self.set().remove_flash(served.volume.uuid(), discard_data).await;
         let lost = removed.map_err(|error| match error {
             EngineError::HasFlashData(data) => {

@@ -158,11 +158,13 @@ impl<W: World> Daemon<W> {
                 return Err(why);
             }
         };
+        self.hold_block_devices().await;
         let prepared = self.prepare(upgrade, listeners, control, &partings, began);
         let mut heritage = match prepared {
             Ok(heritage) => heritage,
             Err(error) => {
                 listeners.keep_on();
+                self.release_block_devices();
                 partings.into_iter().for_each(|parting| listeners.go_on(world, parting));
                 control.release();
                 return Err(format!("can't hand over the sockets: {error}"));

@@ -100,6 +100,7 @@ impl<W: World> Daemon<W> {
         }
         // One that was looked for in vain has no path.
         self.down.borrow_mut().retain(|it| it.name != name);
+        self.add_block_devices().await;
         Ok(name)
     }
 
@@ -151,6 +152,7 @@ impl<W: World> Daemon<W> {
     pub async fn remove(&self, volume: Option<&str>, keep_dirty: bool) -> Result<String, Refusal> {
         let served = self.only(volume)?;
         let name = &served.name;
+        self.end_block_device(name, false).await?;
         tracing::info!(export = name, "removing");
         let set = self.set_of(&served);
         let released = set.release(&served.now(), !keep_dirty).await.map_err(|error| {

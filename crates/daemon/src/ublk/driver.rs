@@ -1,0 +1,100 @@
+//! The control device of the kernel's driver.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use ubcache_host::control;
+use ubcache_ublk::abi::{CONTROL_ADDRESS_AT, ControlCommand};
+use ubcache_ublk::{Control, ControlDevice, ControlError, DeviceInfo};
+
+use crate::failure::Failure;
+
+/// The control device.
+pub const CONTROL_DEVICE: &str = "/dev/ublk-control";
+
+/// Directory of the devices.
+const DEVICES: &str = "/dev";
+const CHARACTER_DEVICE: &str = "ublkc";
+
+/// The driver, opened.
+pub struct Driver(OwnedFd);
+
+impl Driver {
+    /// Opens the control device.
+    pub fn open() -> Result<Control<Driver>, Failure> {
+        let path = Path::new(CONTROL_DEVICE);
+        match File::options().read(true).write(true).open(path) {
+            Ok(file) => Ok(Control(Driver(file.into()))),
+            Err(error) => Err(not_opened(path, &error)),
+        }
+    }
+}
+
+impl ControlDevice for Driver {
+    fn command(&self, code: u32, command: ControlCommand, data: &mut [u8]) -> i32 {
+        let bytes = command.to_bytes();
+        control(&self.0, code, bytes, CONTROL_ADDRESS_AT, data)
+            .unwrap_or_else(|error| -error.raw_os_error().unwrap_or(EIO))
+    }
+}
+
+const EIO: i32 = 5;
+
+fn not_opened(path: &Path, error: &io::Error) -> Failure {
+    let failure = Failure::could_not_run(path, format_args!("can't be opened: {error}"));
+    match error.kind() {
+        io::ErrorKind::NotFound => failure
+            .expected("a kernel with ublk: Linux 6.0 or later, with CONFIG_BLK_DEV_UBLK")
+            .advice(
+                "modprobe ublk_drv; `ubcache doctor` tells what this kernel has. NBD needs no \
+                 driver: leave out --ublk",
+            ),
+        io::ErrorKind::PermissionDenied => failure
+            .expected("root, or CAP_SYS_ADMIN and access to the device")
+            .advice("run it as root, or leave out --ublk: NBD needs no rights"),
+        _ => failure,
+    }
+}
+
+/// A control command that failed, for the user.
+pub(crate) fn refused(error: &ControlError) -> Failure {
+    let path = Path::new(CONTROL_DEVICE);
+    let failure = Failure::refused(path, error);
+    if error.is_forbidden() {
+        return failure.expected("root: CAP_SYS_ADMIN");
+    }
+    failure
+}
+
+/// Numbers of the devices that there are.
+pub fn device_numbers() -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(DEVICES) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let numbers = names.filter_map(|name| name.strip_prefix(CHARACTER_DEVICE)?.parse().ok());
+    let mut numbers: Vec<u32> = numbers.collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// All devices, as the driver knows them.
+pub fn devices(driver: &Control<Driver>) -> Result<Vec<DeviceInfo>, ControlError> {
+    let found = device_numbers().into_iter().map(|number| driver.info(number));
+    found.filter_map(Result::transpose).collect()
+}
+
+/// Path of the block device.
+pub fn block_device(number: u32) -> std::path::PathBuf {
+    format!("{DEVICES}/ublkb{number}").into()
+}
+
+/// Path of the character device.
+pub(crate) fn character_device(number: u32) -> std::path::PathBuf {
+    format!("{DEVICES}/{CHARACTER_DEVICE}{number}").into()
+}
+
+/// Returns true if a process of this number runs.
+pub(crate) fn is_running(pid: u32) -> bool {
+    pid != 0 && Path::new(&format!("/proc/{pid}")).exists()
+}

@@ -1,0 +1,64 @@
+//! A file for each device with the names of its volume: `/run/ubcache/ublk/N`. The udev rule
+//! imports it, and makes links by label and by UUID.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use ubcache_format::Uuid;
+
+const DIRECTORY: &str = "/run/ubcache/ublk";
+
+/// Names of the volume behind a device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Record<'a> {
+    pub(super) export: &'a str,
+    pub(super) label: &'a str,
+    pub(super) uuid: Uuid,
+}
+
+fn path(device: u32) -> PathBuf {
+    PathBuf::from(DIRECTORY).join(device.to_string())
+}
+
+impl Record<'_> {
+    /// Writes the file of a device.
+    pub(super) fn write(&self, device: u32) -> io::Result<()> {
+        fs::create_dir_all(DIRECTORY)?;
+        fs::write(path(device), self.text())
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "UBCACHE_EXPORT={}\nUBCACHE_LABEL={}\nUBCACHE_UUID={}\n",
+            plain(self.export),
+            plain(self.label),
+            self.uuid
+        )
+    }
+}
+
+/// Removes the file of a device.
+pub(super) fn remove(device: u32) {
+    // It may have been removed by hand.
+    let _ = fs::remove_file(path(device));
+}
+
+/// The text with everything replaced that is not plain in the name of a link.
+fn plain(text: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-+:".contains(c) { c } else { '_' };
+    text.chars().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_has_no_name_that_leads_elsewhere() {
+        let record = Record { export: "../a b", label: "x\ny", uuid: Uuid([1; 16]) };
+        let text = record.text();
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.starts_with("UBCACHE_EXPORT=.._a_b\nUBCACHE_LABEL=x_y\n"), "{text}");
+    }
+}

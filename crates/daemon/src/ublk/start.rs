@@ -1,0 +1,241 @@
+//! Finding, making and recovering of a device.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ubcache_format::Uuid;
+use ubcache_ublk::control::NewDevice;
+use ubcache_ublk::features::UPDATE_SIZE;
+use ubcache_ublk::{Control, ControlError, DeviceInfo, DeviceState, Features, Parameters};
+
+use super::driver::{Driver, block_device, devices, is_running, refused};
+use super::options::UblkOptions;
+use crate::failure::Failure;
+
+/// The most bytes of a read or write.
+pub(super) const IO_BYTES_MAX: u32 = 1 << 20;
+/// Without user copy every slot has memory for the longest request.
+const COPIED_IO_BYTES_MAX: u32 = 256 << 10;
+
+/// Time that the kernel gets to notice the end of the former daemon, whose I/O has to end before.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(30);
+const RECOVERY_PAUSE: Duration = Duration::from_millis(10);
+
+/// A device that is wanted for a volume.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) export: String,
+    pub(super) device: Option<u32>,
+    pub(super) identity: u64,
+    pub(super) parameters: Parameters,
+    pub(super) options: UblkOptions,
+}
+
+/// A device that waits for the commands of its queues.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) info: DeviceInfo,
+    /// It was served before, and its requests wait.
+    pub(super) recovered: bool,
+    /// It has to become larger: the sectors.
+    grow: Option<u64>,
+}
+
+/// The number by which a device is known as that of a volume.
+pub(super) fn identity_of(volume: Uuid) -> u64 {
+    let halves = volume.0.split_at(8);
+    let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    // Never 0, which is what other servers leave it at.
+    (number(halves.0) ^ number(halves.1)) | 1
+}
+
+impl Wanted {
+    /// Finds the device of the volume, or makes one. Blocks.
+    pub(super) fn prepare(&self) -> Result<Prepared, Failure> {
+        let driver = Driver::open()?;
+        let known = devices(&driver).map_err(|error| refused(&error))?;
+        if let Some(other) = self.taken_by_another(&known) {
+            return Err(other);
+        }
+        match known.iter().find(|info| info.identity == self.identity) {
+            Some(info) if info.state == DeviceState::Dead => {
+                driver.delete(info.device).map_err(|error| refused(&error))?;
+                self.make(&driver)
+            }
+            Some(info) => self.recover(&driver, info),
+            None => self.make(&driver),
+        }
+    }
+
+    /// The wanted number is that of another device.
+    fn taken_by_another(&self, known: &[DeviceInfo]) -> Option<Failure> {
+        let device = self.device?;
+        let own = known.iter().find(|info| info.identity == self.identity);
+        if let Some(own) = own.filter(|own| own.device != device && own.state != DeviceState::Dead)
+        {
+            let path = block_device(own.device);
+            let failure = Failure::refused(&path, "the volume has this device already")
+                .found(format_args!("\"{}\", state: {}", self.export, own.state.word()))
+                .expected(format_args!("device {device}, as chosen by --ublk"))
+                .advice(format_args!(
+                    "use it: --ublk {}={}; or end it: ubcache ublk remove {}",
+                    self.export, own.device, own.device
+                ));
+            return Some(failure);
+        }
+        let other = known.iter().find(|info| info.device == device)?;
+        if other.identity == self.identity {
+            return None;
+        }
+        Some(
+            Failure::refused(&block_device(device), "the number is in use")
+                .found(format_args!(
+                    "a device of another volume or program, state: {}, process {}",
+                    other.state.word(),
+                    other.pid
+                ))
+                .expected(format_args!("a free number, or the device of \"{}\"", self.export))
+                .advice(format_args!(
+                    "choose another number, or none; `ubcache ublk list` shows all devices, and \
+                     `ubcache ublk remove {device}` ends this one"
+                )),
+        )
+    }
+
+    fn make(&self, driver: &Control<Driver>) -> Result<Prepared, Failure> {
+        let features = driver.features().of_device(self.options.without);
+        let max_io_bytes = self.max_io_bytes(features);
+        let wanted = NewDevice {
+            device: self.device,
+            queues: self.options.queues,
+            depth: self.options.depth,
+            max_io_bytes,
+            features,
+            identity: self.identity,
+        };
+        let info = driver.add(&wanted).map_err(|error| refused(&error))?;
+        let parameters = Parameters { max_io_bytes, ..self.parameters };
+        if let Err(error) = driver.set_parameters(info.device, &parameters) {
+            // The first error is what counts.
+            let _ = driver.delete(info.device);
+            return Err(refused(&error));
+        }
+        Ok(Prepared { info, recovered: false, grow: None })
+    }
+
+    fn max_io_bytes(&self, features: Features) -> u32 {
+        if features.has(ubcache_ublk::features::USER_COPY) {
+            IO_BYTES_MAX
+        } else {
+            COPIED_IO_BYTES_MAX
+        }
+    }
+
+    /// Begins to serve a device whose daemon is gone.
+    fn recover(&self, driver: &Control<Driver>, info: &DeviceInfo) -> Result<Prepared, Failure> {
+        let path = block_device(info.device);
+        if info.state == DeviceState::Live && info.pid != std::process::id() && is_running(info.pid)
+        {
+            return Err(Failure::refused(&path, "another daemon serves the volume there")
+                .found(format_args!("process {}", info.pid))
+                .expected("no other daemon of this set")
+                .advice("stop that one first: ubcache stop"));
+        }
+        let grow = self.fits(driver, info, &path)?;
+        self.begin(driver, info, &path)?;
+        Ok(Prepared { info: *info, recovered: true, grow })
+    }
+
+    /// Waits until the kernel has noticed that the former daemon is gone.
+    fn begin(
+        &self,
+        driver: &Control<Driver>,
+        info: &DeviceInfo,
+        path: &Path,
+    ) -> Result<(), Failure> {
+        let end = std::time::Instant::now() + RECOVERY_PATIENCE;
+        loop {
+            match driver.begin_recovery(info.device) {
+                Ok(()) => return Ok(()),
+                // Nothing tells when it has.
+                Err(error) if error.is_busy() && std::time::Instant::now() < end => {
+                    std::thread::sleep(RECOVERY_PAUSE);
+                }
+                Err(error) => {
+                    return Err(Failure::refused(path, error)
+                        .found("a device of this volume that can't be served again")
+                        .advice(format_args!(
+                            "if nothing uses it: ubcache ublk remove {}",
+                            info.device
+                        )));
+                }
+            }
+        }
+    }
+
+    /// Compares the device with the volume: the size that it has to grow to, if any.
+    fn fits(
+        &self,
+        driver: &Control<Driver>,
+        info: &DeviceInfo,
+        path: &Path,
+    ) -> Result<Option<u64>, Failure> {
+        let has = driver.parameters(info.device).map_err(|error| refused(&error))?;
+        let wants = &self.parameters;
+        let remove = format!("if nothing uses it: ubcache ublk remove {}", info.device);
+        let Some(has) = has.filter(|has| has.logical_bytes == wants.logical_bytes) else {
+            let found = has.map_or("no sense".to_owned(), |it| it.logical_bytes.to_string());
+            return Err(Failure::refused(path, "its blocks are not those of the volume")
+                .found(format_args!("{found} bytes"))
+                .expected(format_args!("{} bytes", wants.logical_bytes))
+                .advice(remove));
+        };
+        match has.sectors.cmp(&wants.sectors) {
+            std::cmp::Ordering::Equal => Ok(None),
+            std::cmp::Ordering::Less if info.features.has(UPDATE_SIZE) => Ok(Some(wants.sectors)),
+            _ => Err(Failure::refused(path, "it has not the size of the volume")
+                .found(format_args!("{} sectors", has.sectors))
+                .expected(format_args!("{} sectors", wants.sectors))
+                .advice(remove)),
+        }
+    }
+}
+
+impl Prepared {
+    /// Lets requests come, when all queues have given their commands or are about to. Blocks.
+    pub(super) fn go(&self) -> Result<(), Failure> {
+        let (driver, device) = (Driver::open()?, self.info.device);
+        let pid = std::process::id();
+        let gone = match self.recovered {
+            true => driver.end_recovery(device, pid),
+            false => driver.start(device, pid),
+        };
+        gone.map_err(|error| refused(&error))?;
+        match self.grow {
+            Some(sectors) => driver.update_size(device, sectors).map_err(|error| refused(&error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a new device away again, as far as it goes. One that was served before stays. Blocks.
+    pub(super) fn stop(&self) -> Result<(), ControlError> {
+        match Driver::open() {
+            Ok(driver) if !self.recovered => driver.stop(self.info.device),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_have_different_identities_and_none_has_that_of_other_servers() {
+        let mut uuid = Uuid([7; 16]);
+        let first = identity_of(uuid);
+        assert_ne!(first, 0);
+        uuid.0[3] ^= 0x10;
+        assert_ne!(identity_of(uuid), first);
+    }
+}

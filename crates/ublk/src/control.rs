@@ -1,0 +1,280 @@
+//! Devices: making, starting, recovering and removing them.
+//!
+//! Every command may take its time, and some wait for others: START_DEV ends when all queues have
+//! given their commands, DEL_DEV when nobody has the device open or mapped. So they are not for the
+//! thread that serves requests.
+
+use std::fmt;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::abi::{ControlCommand, DeviceInfoRaw, control};
+use crate::features::{Features, OF_OLD_DRIVERS};
+use crate::parameters::Parameters;
+
+/// Number for "any device" and "no queue".
+const ANY: u32 = u32::MAX;
+const NO_QUEUE: u16 = u16::MAX;
+
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const EBUSY: i32 = 16;
+const EEXIST: i32 = 17;
+const ENODEV: i32 = 19;
+
+/// The control device of the driver. Blocks.
+pub trait ControlDevice {
+    /// Gives the driver a command with its data: a result, or a negative errno.
+    fn command(&self, code: u32, command: ControlCommand, data: &mut [u8]) -> i32;
+}
+
+/// A command that was refused.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct ControlError {
+    /// Its name.
+    pub command: &'static str,
+    /// Number of the device; none: any.
+    pub device: Option<u32>,
+    /// The errno.
+    pub errno: i32,
+}
+
+impl ControlError {
+    /// There is no such device.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.errno, ENODEV | ENOENT)
+    }
+
+    /// The device is not ready for this yet.
+    pub fn is_busy(&self) -> bool {
+        self.errno == EBUSY
+    }
+
+    /// A device has this number already.
+    pub fn exists(&self) -> bool {
+        self.errno == EEXIST
+    }
+
+    /// The caller may not do this.
+    pub fn is_forbidden(&self) -> bool {
+        self.errno == EPERM
+    }
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = std::io::Error::from_raw_os_error(self.errno);
+        match self.device {
+            Some(device) => write!(f, "{} of ublk device {device}: {error}", self.command),
+            None => write!(f, "{}: {error}", self.command),
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+/// State of a device.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum DeviceState {
+    /// It was made, and has no block device (any more).
+    Dead,
+    /// A server serves it.
+    Live,
+    /// Its server is gone, and requests wait for another one.
+    Quiesced,
+    /// Its server is gone, and requests fail until another one comes.
+    FailIo,
+    /// A state that is not known here.
+    Other(u16),
+}
+
+impl DeviceState {
+    fn from_raw(state: u16) -> DeviceState {
+        match state {
+            0 => DeviceState::Dead,
+            1 => DeviceState::Live,
+            2 => DeviceState::Quiesced,
+            3 => DeviceState::FailIo,
+            other => DeviceState::Other(other),
+        }
+    }
+
+    /// The state in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            DeviceState::Dead => "stopped",
+            DeviceState::Live => "served",
+            DeviceState::Quiesced => "waits for its daemon",
+            DeviceState::FailIo => "fails until its daemon comes",
+            DeviceState::Other(_) => "unknown",
+        }
+    }
+}
+
+/// A device, as the driver knows it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct DeviceInfo {
+    /// Its number: that of `/dev/ublkbN` and `/dev/ublkcN`.
+    pub device: u32,
+    /// Queues.
+    pub queues: u16,
+    /// Slots of a queue.
+    pub depth: u16,
+    /// State.
+    pub state: DeviceState,
+    /// The most bytes of a request.
+    pub max_io_bytes: u32,
+    /// Process that serves it, or did so last.
+    pub pid: u32,
+    /// Abilities that are used.
+    pub features: Features,
+    /// A number that its server has given it.
+    pub identity: u64,
+}
+
+impl DeviceInfo {
+    fn from_raw(raw: &DeviceInfoRaw) -> DeviceInfo {
+        DeviceInfo {
+            device: raw.device,
+            queues: raw.queues,
+            depth: raw.depth,
+            state: DeviceState::from_raw(raw.state),
+            max_io_bytes: raw.max_io_bytes,
+            pid: u32::try_from(raw.pid).unwrap_or(0),
+            features: Features(raw.flags),
+            identity: raw.server_flags,
+        }
+    }
+}
+
+/// A device that is wanted.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct NewDevice {
+    /// Its number; none: any that is free.
+    pub device: Option<u32>,
+    /// Queues.
+    pub queues: u16,
+    /// Slots of a queue.
+    pub depth: u16,
+    /// The most bytes of a request.
+    pub max_io_bytes: u32,
+    /// Abilities to use.
+    pub features: Features,
+    /// A number by which its server finds it again.
+    pub identity: u64,
+}
+
+/// The driver, by its control device.
+#[derive(Debug)]
+pub struct Control<C>(pub C);
+
+impl<C: ControlDevice> Control<C> {
+    fn give(
+        &self,
+        (code, name): (u32, &'static str),
+        device: Option<u32>,
+        value: u64,
+        data: &mut [u8],
+    ) -> Result<(), ControlError> {
+        let command = ControlCommand {
+            device: device.unwrap_or(ANY),
+            queue: NO_QUEUE,
+            len: u16::try_from(data.len()).expect("control data is short"),
+            value,
+            ..ControlCommand::default()
+        };
+        match self.0.command(code, command, data) {
+            code if code < 0 => Err(ControlError { command: name, device, errno: -code }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Abilities of the driver.
+    pub fn features(&self) -> Features {
+        let mut bits = [0; 8];
+        match self.give((control::GET_FEATURES, "GET_FEATURES"), None, 0, &mut bits) {
+            Ok(()) => Features(u64::from_ne_bytes(bits)),
+            Err(_) => Features(OF_OLD_DRIVERS),
+        }
+    }
+
+    /// A device; none: there is none of this number.
+    pub fn info(&self, device: u32) -> Result<Option<DeviceInfo>, ControlError> {
+        let mut data = [0; size_of::<DeviceInfoRaw>()];
+        match self.give((control::GET_DEV_INFO, "GET_DEV_INFO"), Some(device), 0, &mut data) {
+            Ok(()) => {}
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let raw = DeviceInfoRaw::read_from_bytes(&data).expect("as many bytes");
+        Ok(Some(DeviceInfo::from_raw(&raw)))
+    }
+
+    /// Makes a device that has no block device yet.
+    pub fn add(&self, wanted: &NewDevice) -> Result<DeviceInfo, ControlError> {
+        let mut raw = DeviceInfoRaw {
+            queues: wanted.queues,
+            depth: wanted.depth,
+            max_io_bytes: wanted.max_io_bytes,
+            device: wanted.device.unwrap_or(ANY),
+            flags: wanted.features.0,
+            server_flags: wanted.identity,
+            ..DeviceInfoRaw::default()
+        };
+        self.give((control::ADD_DEV, "ADD_DEV"), wanted.device, 0, raw.as_mut_bytes())?;
+        Ok(DeviceInfo::from_raw(&raw))
+    }
+
+    /// Gives a new device its properties.
+    pub fn set_parameters(&self, device: u32, parameters: &Parameters) -> Result<(), ControlError> {
+        let mut data = parameters.to_bytes();
+        self.give((control::SET_PARAMS, "SET_PARAMS"), Some(device), 0, &mut data)
+    }
+
+    /// Its properties; none: they make no sense.
+    pub fn parameters(&self, device: u32) -> Result<Option<Parameters>, ControlError> {
+        let mut data = Parameters::room();
+        self.give((control::GET_PARAMS, "GET_PARAMS"), Some(device), 0, &mut data)?;
+        Ok(Parameters::from_bytes(&data))
+    }
+
+    /// Makes the block device appear. Returns when all queues have their commands, and the kernel
+    /// has looked for partitions.
+    pub fn start(&self, device: u32, pid: u32) -> Result<(), ControlError> {
+        let pid = u64::from(pid);
+        self.give((control::START_DEV, "START_DEV"), Some(device), pid, &mut [])
+    }
+
+    /// Makes the block device disappear: its requests fail.
+    pub fn stop(&self, device: u32) -> Result<(), ControlError> {
+        self.give((control::STOP_DEV, "STOP_DEV"), Some(device), 0, &mut [])
+    }
+
+    /// Removes the device. Waits until nobody has its character device open or mapped.
+    pub fn delete(&self, device: u32) -> Result<(), ControlError> {
+        self.give((control::DEL_DEV, "DEL_DEV"), Some(device), 0, &mut [])
+    }
+
+    /// Begins to serve a device whose server is gone. Busy until the kernel has noticed that.
+    pub fn begin_recovery(&self, device: u32) -> Result<(), ControlError> {
+        let command = (control::START_USER_RECOVERY, "START_USER_RECOVERY");
+        self.give(command, Some(device), 0, &mut [])
+    }
+
+    /// Ends that, when all queues have their commands: requests come again.
+    pub fn end_recovery(&self, device: u32, pid: u32) -> Result<(), ControlError> {
+        let command = (control::END_USER_RECOVERY, "END_USER_RECOVERY");
+        self.give(command, Some(device), u64::from(pid), &mut [])
+    }
+
+    /// Changes the size of the block device.
+    pub fn update_size(&self, device: u32, sectors: u64) -> Result<(), ControlError> {
+        self.give((control::UPDATE_SIZE, "UPDATE_SIZE"), Some(device), sectors, &mut [])
+    }
+
+    /// Lets the requests in flight end, for `patience_ms` at most, and keeps new ones for another
+    /// server.
+    pub fn quiesce(&self, device: u32, patience_ms: u64) -> Result<(), ControlError> {
+        self.give((control::QUIESCE_DEV, "QUIESCE_DEV"), Some(device), patience_ms, &mut [])
+    }
+}

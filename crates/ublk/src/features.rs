@@ -1,0 +1,109 @@
+//! Abilities of the driver. They are asked for, never concluded from a version.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A set of abilities, as the driver numbers them.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Features(pub u64);
+
+/// An ability by name.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Feature {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// Its bit.
+    pub bit: u64,
+    /// Its use, in words.
+    pub what: &'static str,
+}
+
+/// Requests that were in flight when the server died are kept for the next one.
+pub const USER_RECOVERY: u64 = 1 << 3;
+/// And given to it.
+pub const USER_RECOVERY_REISSUE: u64 = 1 << 4;
+/// Commands have the numbers of ioctls.
+pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
+/// Data is copied by reads and writes of the character device.
+pub const USER_COPY: u64 = 1 << 7;
+/// The size can change.
+pub const UPDATE_SIZE: u64 = 1 << 10;
+/// Requests can be kept for another server while this one lives.
+pub const QUIESCE: u64 = 1 << 12;
+
+/// The abilities that are used where the driver has them.
+pub const USED: [Feature; 5] = [
+    Feature {
+        name: "user-copy",
+        bit: USER_COPY,
+        what: "data goes straight between requests and the memory of the cache; without it, by way \
+               of buffers of its own",
+    },
+    Feature { name: "recovery", bit: USER_RECOVERY, what: "the device outlives its daemon" },
+    Feature {
+        name: "reissue",
+        bit: USER_RECOVERY_REISSUE,
+        what: "requests in flight at the death of the daemon are carried out by the next one; \
+               without it they fail",
+    },
+    Feature {
+        name: "update-size",
+        bit: UPDATE_SIZE,
+        what: "the device grows with its volume while it is in use",
+    },
+    Feature {
+        name: "quiesce",
+        bit: QUIESCE,
+        what: "another program goes on without waiting for the end of this one",
+    },
+];
+
+/// The abilities that a driver without GET_FEATURES (before Linux 6.5) has for certain.
+pub const OF_OLD_DRIVERS: u64 = USER_RECOVERY | USER_RECOVERY_REISSUE;
+
+impl Features {
+    /// Returns true if it is there.
+    pub fn has(self, bit: u64) -> bool {
+        self.0 & bit != 0
+    }
+
+    /// Flags of a new device on a driver with these abilities, but for those that are switched off.
+    pub fn of_device(self, off: Features) -> Features {
+        let used = USED.iter().fold(CMD_IOCTL_ENCODE, |all, feature| all | feature.bit);
+        let mut flags = self.0 & used & !off.0;
+        if flags & USER_RECOVERY == 0 {
+            flags &= !(USER_RECOVERY_REISSUE | QUIESCE);
+        }
+        Features(flags)
+    }
+
+    /// The names of those that are used, with whether each is there.
+    pub fn used(self) -> impl Iterator<Item = (&'static Feature, bool)> {
+        USED.iter().map(move |feature| (feature, self.has(feature.bit)))
+    }
+}
+
+impl FromStr for Features {
+    type Err = String;
+
+    /// Names with commas between them.
+    fn from_str(text: &str) -> Result<Features, String> {
+        let mut all = 0;
+        for name in text.split(',').filter(|name| !name.is_empty()) {
+            let known = USED.iter().find(|feature| feature.name == name);
+            all |= known.map(|feature| feature.bit).ok_or_else(|| {
+                let names = USED.map(|feature| feature.name).join(", ");
+                format!("\"{name}\" is no ability of ublk that is used here; known are {names}")
+            })?;
+        }
+        Ok(Features(all))
+    }
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> =
+            self.used().filter(|(_, there)| *there).map(|(feature, _)| feature.name).collect();
+        f.write_str(&names.join(", "))
+    }
+}

@@ -1,0 +1,300 @@
+//! Requests of one queue, carried out on a volume.
+//!
+//! A queue has slots. Each slot has a task, which gives the driver the slot's command, waits for a
+//! request, carries it out, and gives the next command with the answer. So a slot holds one request
+//! at a time, and nothing is allocated for it but the memory of its data.
+//!
+//! Data of a write is copied once, to memory that nobody changes, before anything else: that of the
+//! requester may change under it (rule T0 of docs/internals/coherence.md).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ubcache_env::local::{Event, Notify};
+use ubcache_env::{
+    Buf, Command, CommandDevice, Env, IoVec, Priority, Sector, SectorRange, StreamEnd, StreamId,
+    Volume, VolumeError,
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::abi::{IO_RES_ABORT, IO_RES_OK, IoCommand, IoDescriptor, buffer_at, io, op, op_flag};
+
+const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
+const ENOTSUP: i32 = 95;
+const ESHUTDOWN: i32 = 108;
+const ECANCELED: i32 = 125;
+
+/// Counters of the requests of a device.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct UblkStats {
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// Writes that were answered.
+    pub writes: u64,
+    /// Their bytes.
+    pub written_bytes: u64,
+    /// Flushes, discards and writes of zeroes.
+    pub others: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// Requests of a device: what is in flight, and a gate before them.
+#[derive(Debug, Default)]
+pub struct Requests {
+    in_flight: Cell<u32>,
+    held: Cell<bool>,
+    changed: Notify,
+    stats: RefCell<UblkStats>,
+}
+
+impl Requests {
+    /// Requests that come from now on wait, so that another server, or this one, goes on with them.
+    pub fn hold(&self) {
+        self.held.set(true);
+    }
+
+    /// They go on.
+    pub fn release(&self) {
+        self.held.set(false);
+        self.changed.notify_all();
+    }
+
+    /// Waits until no request is being carried out.
+    pub async fn idle(&self) {
+        while self.in_flight.get() > 0 {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Requests that are being carried out.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> UblkStats {
+        *self.stats.borrow()
+    }
+
+    fn count(&self, change: impl FnOnce(&mut UblkStats)) {
+        change(&mut self.stats.borrow_mut());
+    }
+
+    async fn begin(self: &Rc<Self>) -> UnderWay {
+        while self.held.get() {
+            self.changed.notified().await;
+        }
+        self.in_flight.set(self.in_flight.get() + 1);
+        UnderWay(self.clone())
+    }
+}
+
+/// A request that is being carried out.
+struct UnderWay(Rc<Requests>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let left = self.0.in_flight.get() - 1;
+        self.0.in_flight.set(left);
+        if left == 0 {
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+/// Settings of a queue.
+#[derive(Clone, Debug)]
+pub struct QueueOptions {
+    /// Its number.
+    pub queue: u16,
+    /// Its slots.
+    pub depth: u16,
+    /// Data is copied by reads and writes of the character device; otherwise each slot has memory
+    /// of its own for it.
+    pub user_copy: bool,
+    /// The most bytes of a request.
+    pub max_io_bytes: u32,
+    /// The stream of its requests.
+    pub stream: StreamId,
+    /// Requests of the device, of all of its queues.
+    pub requests: Rc<Requests>,
+}
+
+/// The end of a queue.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum QueueEnd {
+    /// The device was stopped, or is kept for another server.
+    Stopped,
+    /// The driver refused a command: an errno.
+    Refused(i32),
+}
+
+/// What the slots of a queue share.
+struct Queue<D, V> {
+    device: D,
+    volume: V,
+    options: QueueOptions,
+    left: Cell<u16>,
+    refused: Cell<Option<i32>>,
+    ended: Event,
+}
+
+/// Serves a queue until its device ends. All of its commands are with the driver when this returns
+/// for the first time to its caller's executor and all tasks that it started have had a turn.
+pub async fn serve_queue<E: Env, D: CommandDevice, V: Volume>(
+    env: E,
+    device: D,
+    volume: V,
+    options: QueueOptions,
+) -> QueueEnd {
+    let (stream, depth) = (options.stream, options.depth);
+    let (left, refused, ended) = (Cell::new(depth), Cell::default(), Event::default());
+    let queue = Rc::new(Queue { device, volume, options, left, refused, ended });
+    for slot in 0..depth {
+        let (queue, world) = (queue.clone(), env.clone());
+        env.spawn(Priority::Foreground, async move {
+            if let QueueEnd::Refused(errno) = serve_slot(&world, &queue, slot).await {
+                queue.refused.set(Some(errno));
+            }
+            queue.left.set(queue.left.get() - 1);
+            if queue.left.get() == 0 {
+                queue.ended.set();
+            }
+        });
+    }
+    queue.ended.wait().await;
+    queue.volume.stream_ended(stream, StreamEnd::Orderly);
+    queue.refused.get().map_or(QueueEnd::Stopped, QueueEnd::Refused)
+}
+
+async fn serve_slot<E: Env, D: CommandDevice, V: Volume>(
+    env: &E,
+    queue: &Queue<D, V>,
+    slot: u16,
+) -> QueueEnd {
+    let options = &queue.options;
+    let mut memory = match options.user_copy {
+        true => None,
+        false => match env.buffers().for_bytes(options.max_io_bytes as usize) {
+            None => return QueueEnd::Refused(ENOMEM),
+            memory => memory,
+        },
+    };
+    let (mut code, mut result) = (io::FETCH_REQ, 0);
+    loop {
+        let command = IoCommand { queue: options.queue, slot, result, address: 0 };
+        let mut payload = [0; 16];
+        payload.copy_from_slice(command.as_bytes());
+        let answer;
+        (memory, answer) = queue.device.command(Command { code, payload }, memory).await;
+        match answer {
+            IO_RES_OK => {}
+            IO_RES_ABORT => return QueueEnd::Stopped,
+            // The host ends, and takes its commands back.
+            code if code == -ECANCELED || code == -ESHUTDOWN => return QueueEnd::Stopped,
+            code => return QueueEnd::Refused(-code),
+        }
+        let mut request = IoDescriptor::new_zeroed();
+        let at = usize::from(slot) * size_of::<IoDescriptor>();
+        queue.device.shared(at, request.as_mut_bytes());
+        let under_way = options.requests.begin().await;
+        let outcome = carry_out(env, queue, slot, &request, &mut memory).await;
+        drop(under_way);
+        result = match outcome {
+            Ok(bytes) => i32::try_from(bytes).unwrap_or(i32::MAX),
+            Err(errno) => {
+                options.requests.count(|stats| stats.errors += 1);
+                -errno
+            }
+        };
+        code = io::COMMIT_AND_FETCH_REQ;
+    }
+}
+
+/// Carries a request out: the bytes that were transferred, or an errno.
+async fn carry_out<E: Env, D: CommandDevice, V: Volume>(
+    env: &E,
+    queue: &Queue<D, V>,
+    slot: u16,
+    request: &IoDescriptor,
+    memory: &mut Option<Buf>,
+) -> Result<u32, i32> {
+    let options = &queue.options;
+    let (volume, stream) = (&queue.volume, options.stream);
+    let range = SectorRange::new(Sector(request.start), u64::from(request.sectors));
+    let bytes = request.sectors.checked_mul(512).ok_or(EIO)?;
+    let fua = request.op_flags & op_flag::FUA != 0;
+    let at = buffer_at(options.queue, slot);
+    match request.op_flags as u8 {
+        op::READ => {
+            check_length(bytes, options)?;
+            let data = volume.read(stream, range).await.map_err(errno)?;
+            if data.len() as u64 != range.bytes() {
+                return Err(EIO);
+            }
+            match memory {
+                Some(memory) => data.copy_to(&mut memory.as_mut_slice()[..data.len()]),
+                None => queue.device.copy_in(at, &data)?,
+            }
+            options.requests.count(|stats| {
+                stats.reads += 1;
+                stats.read_bytes += u64::from(bytes);
+            });
+            Ok(bytes)
+        }
+        op::WRITE => {
+            check_length(bytes, options)?;
+            let mut data = env.buffers().for_bytes(bytes as usize).ok_or(ENOMEM)?;
+            match memory {
+                Some(memory) => {
+                    data.as_mut_slice().copy_from_slice(&memory.as_slice()[..bytes as usize]);
+                }
+                None => queue.device.copy_out(at, data.as_mut_slice())?,
+            }
+            volume.write(stream, range, IoVec::from(data), fua).await.map_err(errno)?;
+            options.requests.count(|stats| {
+                stats.writes += 1;
+                stats.written_bytes += u64::from(bytes);
+            });
+            Ok(bytes)
+        }
+        other => {
+            let may_unmap = request.op_flags & op_flag::NOUNMAP == 0;
+            // Seldom, and longer than the others: no part of their futures.
+            let done =
+                Box::pin(carry_out_without_data(volume, stream, other, range, fua, may_unmap));
+            done.await?;
+            options.requests.count(|stats| stats.others += 1);
+            Ok(bytes)
+        }
+    }
+}
+
+async fn carry_out_without_data<V: Volume>(
+    volume: &V,
+    stream: StreamId,
+    op: u8,
+    range: SectorRange,
+    fua: bool,
+    may_unmap: bool,
+) -> Result<(), i32> {
+    let done = match op {
+        op::FLUSH => volume.flush(stream).await,
+        op::DISCARD => volume.discard(stream, range, fua).await,
+        op::WRITE_ZEROES => volume.write_zeroes(stream, range, fua, may_unmap).await,
+        _ => return Err(ENOTSUP),
+    };
+    done.map_err(errno)
+}
+
+fn check_length(bytes: u32, options: &QueueOptions) -> Result<(), i32> {
+    if bytes == 0 || bytes > options.max_io_bytes { Err(EIO) } else { Ok(()) }
+}
+
+fn errno(error: VolumeError) -> i32 {
+    error.errno()
+}
