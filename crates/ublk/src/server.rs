@@ -167,7 +167,8 @@ pub async fn serve_queue<E: Env, D: CommandDevice, V: Volume>(
         });
     }
     queue.ended.wait().await;
-    queue.volume.stream_ended(stream, StreamEnd::Orderly);
+    // The file system on the device may go on with another server, which owes it every error.
+    queue.volume.stream_ended(stream, StreamEnd::Cut);
     queue.refused.get().map_or(QueueEnd::Stopped, QueueEnd::Refused)
 }
 

@@ -1,8 +1,9 @@
 //! The other end of clients: the volume itself, or the NBD server in front of it, over streams that
-//! are cut anywhere.
+//! are cut anywhere, or the driver of ublk with its server.
 
 pub mod connection;
 pub mod nbd;
+pub mod ublk;
 
 use std::rc::Rc;
 
@@ -14,6 +15,7 @@ use ubcache_env::{
 use crate::executor::SimEnv;
 use crate::plan::Frontend;
 pub use nbd::{NbdVolume, is_cut};
+pub use ublk::UblkVolume;
 
 /// See the module. Sectors are counted from the first one that the plan speaks of.
 pub struct Front<V> {
@@ -28,6 +30,8 @@ enum Way<V> {
     Direct(Rc<V>),
     /// The NBD server.
     Nbd(NbdVolume<V>),
+    /// The driver of ublk.
+    Ublk(UblkVolume<V>),
 }
 
 impl<V: Volume> Front<V> {
@@ -43,21 +47,27 @@ impl<V: Volume> Front<V> {
         let way = match frontend {
             Frontend::Direct => Way::Direct(volume),
             Frontend::Nbd(shape) => Way::Nbd(NbdVolume::new(*shape, env.clone(), volume, blame)),
+            Frontend::Ublk(shape) => Way::Ublk(UblkVolume::new(*shape, env.clone(), volume, blame)),
         };
         Front { way, head, block }
     }
 
-    /// The network fails for a moment: every connection is cut.
-    pub fn disconnect(&self) {
-        if let Way::Nbd(volume) = &self.way {
-            volume.disconnect();
+    /// The network fails for a moment: every connection is cut. Of a block device, another server
+    /// goes on.
+    pub async fn disconnect(&self) {
+        match &self.way {
+            Way::Direct(_) => {}
+            Way::Nbd(volume) => volume.disconnect(),
+            Way::Ublk(volume) => volume.change_servers().await,
         }
     }
 
     /// The clients leave in good order; none has a request under way.
     pub async fn leave(&self) {
-        if let Way::Nbd(volume) = &self.way {
-            volume.leave().await;
+        match &self.way {
+            Way::Direct(_) => {}
+            Way::Nbd(volume) => volume.leave().await,
+            Way::Ublk(volume) => volume.leave().await,
         }
     }
 
@@ -77,6 +87,7 @@ macro_rules! forward {
         match &$self.way {
             Way::Direct($volume) => $call,
             Way::Nbd($volume) => $call,
+            Way::Ublk($volume) => $call,
         }
     };
 }
@@ -90,6 +101,7 @@ impl<V: Volume> Volume for Front<V> {
         match &self.way {
             Way::Direct(volume) => bytes::read(&**volume, stream, self.bytes(range)).await,
             Way::Nbd(volume) => volume.read(stream, self.there(range)).await,
+            Way::Ublk(volume) => bytes::read(volume, stream, self.bytes(range)).await,
         }
     }
     async fn write(
@@ -104,6 +116,7 @@ impl<V: Volume> Volume for Front<V> {
                 bytes::write(&**volume, stream, self.bytes(range), data, fua).await
             }
             Way::Nbd(volume) => volume.write(stream, self.there(range), data, fua).await,
+            Way::Ublk(volume) => bytes::write(volume, stream, self.bytes(range), data, fua).await,
         }
     }
     async fn write_foreign(
@@ -117,7 +130,12 @@ impl<V: Volume> Volume for Front<V> {
             Way::Direct(volume) if self.bytes(range).is_whole() => {
                 volume.write_foreign(stream, self.there(range), data, fua).await
             }
-            Way::Direct(_) => self.write(stream, range, data.copy().into(), fua).await,
+            Way::Ublk(volume) if self.bytes(range).is_whole() => {
+                volume.write_foreign(stream, self.there(range), data, fua).await
+            }
+            Way::Direct(_) | Way::Ublk(_) => {
+                self.write(stream, range, data.copy().into(), fua).await
+            }
             // A server has the data in memory of its own.
             Way::Nbd(volume) => {
                 volume.write(stream, self.there(range), data.copy().into(), fua).await
@@ -143,6 +161,7 @@ impl<V: Volume> Volume for Front<V> {
         match &self.way {
             Way::Direct(volume) => bytes::discard(&**volume, stream, self.bytes(range), fua).await,
             Way::Nbd(volume) => volume.discard(stream, self.there(range), fua).await,
+            Way::Ublk(volume) => bytes::discard(volume, stream, self.bytes(range), fua).await,
         }
     }
     async fn write_zeroes(
@@ -159,6 +178,10 @@ impl<V: Volume> Volume for Front<V> {
             }
             Way::Nbd(volume) => {
                 volume.write_zeroes(stream, self.there(range), fua, may_unmap).await
+            }
+            Way::Ublk(volume) => {
+                let range = self.bytes(range);
+                bytes::write_zeroes(volume, stream, range, fua, may_unmap).await
             }
         }
     }

@@ -12,6 +12,8 @@ pub enum Frontend {
     Direct,
     /// NBD servers, one for each volume.
     Nbd(NbdShape),
+    /// The driver of ublk, with a device for each volume.
+    Ublk(UblkShape),
 }
 
 /// The NBD servers and what is between them and the clients.
@@ -31,10 +33,59 @@ pub struct NbdShape {
     pub receive_bytes: u32,
 }
 
-/// Puts NBD servers between clients and volumes in some of the plans, and cuts connections in some
+/// The devices of ublk.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct UblkShape {
+    /// Queues of each device; clients share them.
+    pub queues: u16,
+    /// Slots of a queue.
+    pub depth: u16,
+    /// The most bytes of a request; the block layer splits longer ones.
+    pub max_io_bytes: u32,
+    /// Data is copied by position; otherwise by way of memory of the slot.
+    pub user_copy: bool,
+    /// Commands take up to this long to complete.
+    pub delay_max: Nanos,
+}
+
+impl Frontend {
+    /// Streams that clients share, of each volume.
+    pub fn streams(&self) -> Option<u32> {
+        match self {
+            Frontend::Direct => None,
+            Frontend::Nbd(shape) => Some(shape.connections),
+            Frontend::Ublk(shape) => Some(u32::from(shape.queues)),
+        }
+    }
+
+    /// Bytes of memory that each stream holds for itself.
+    pub(super) fn stream_bytes(&self) -> u64 {
+        match self {
+            Frontend::Direct => 0,
+            Frontend::Nbd(shape) => u64::from(shape.receive_bytes) + shape.inflight_bytes,
+            Frontend::Ublk(shape) => {
+                u64::from(shape.depth) * u64::from(shape.max_io_bytes.next_multiple_of(4096)) * 2
+            }
+        }
+    }
+}
+
+/// Puts block devices or NBD servers between clients and volumes in some of the plans, and cuts connections in some
 /// of those.
 pub(super) fn add_frontend(plan: &mut Plan, rng: &mut Rng) {
-    if !rng.chance(1, 5) {
+    let drawn = rng.chance(1, 5);
+    let mut devices = Rng::fork(plan.seed, "ublk");
+    if devices.chance(1, 6) {
+        plan.frontend = Frontend::Ublk(UblkShape {
+            queues: devices.pick(&[1, 1, 2, 4]),
+            depth: devices.pick(&[1, 2, 16, 128]),
+            max_io_bytes: devices.pick(&[4096, 65_536, 1 << 20]),
+            user_copy: devices.chance(2, 3),
+            delay_max: Nanos::from_micros(devices.pick(&[0, 0, 50, 2_000])),
+        });
+        return cut(plan, &mut devices);
+    }
+    if !drawn {
         return;
     }
     plan.frontend = Frontend::Nbd(NbdShape {
@@ -45,6 +96,11 @@ pub(super) fn add_frontend(plan: &mut Plan, rng: &mut Rng) {
         inflight_bytes: rng.pick(&[4096, 65_536, 64 << 20]),
         receive_bytes: rng.pick(&[64, 4096, 256 << 10]),
     });
+    cut(plan, rng);
+}
+
+/// Cuts connections in half of the plans.
+fn cut(plan: &mut Plan, rng: &mut Rng) {
     if rng.chance(1, 2) {
         for _ in 0..rng.between(1, 8) {
             let volume = rng.below(plan.volumes.len() as u64) as u32;

@@ -33,7 +33,7 @@ mod targeted;
 pub mod text;
 mod tight;
 
-pub use frontend::{Frontend, NbdShape};
+pub use frontend::{Frontend, NbdShape, UblkShape};
 pub use handover::DriverRun;
 pub use hands::{Hand, HandAction, Remedy};
 pub use lossy::LossyDisk;

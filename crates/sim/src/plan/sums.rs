@@ -60,11 +60,11 @@ impl Plan {
         let mut requests = u64::from(self.clients()) * largest.unwrap_or(0) + checks.unwrap_or(0);
         requests += self.hammers.iter().map(|hammer| hammer.range.sectors()).sum::<u64>();
         let mut streams = 0;
-        if let Frontend::Nbd(shape) = &self.frontend {
+        if let Some(number) = self.frontend.streams() {
             // Requests of connections that were cut go on beside those that are made again.
             requests *= 8;
-            let connection = u64::from(shape.receive_bytes) + shape.inflight_bytes;
-            streams = 2 * connection * u64::from(shape.connections) * self.volumes.len() as u64;
+            let stream = self.frontend.stream_bytes();
+            streams = 2 * stream * u64::from(number) * self.volumes.len() as u64;
         }
         let mut sum = requests * PAGE_BYTES + streams;
         let (of_set, of_volume, of_client) = BUCKETS_HELD;
@@ -95,7 +95,7 @@ impl Plan {
         let blocks = |sectors: u64| sectors / u64::from(self.cache.block_sectors) + 1;
         let volumes = self.volumes.len() as u64;
         let fill_bytes = or(fill_bytes, standard.fill_bytes_max);
-        let nbd = self.frontend != Frontend::Direct;
+        let shared = self.frontend != Frontend::Direct;
         // Each block of a request may be a part of its own.
         let mut largest = BTreeMap::new();
         for op in &self.ops {
@@ -107,16 +107,16 @@ impl Plan {
         // A copy is in one bucket, and a request may cut one in two.
         let bucket_blocks = u64::from(self.cache.bucket_sectors / self.cache.block_sectors);
         let pieces = largest.values().map(|blocks| blocks / bucket_blocks + 3);
-        let pieces = if nbd { 8 } else { 1 } * (pieces.sum::<u64>() + self.hammers.len() as u64);
+        let pieces = if shared { 8 } else { 1 } * (pieces.sum::<u64>() + self.hammers.len() as u64);
         let mut requests = largest.into_values().sum::<u64>() + hammers.sum::<u64>();
         let mut clients = u64::from(self.clients()) + self.hammers.len() as u64;
-        if let Frontend::Nbd(shape) = &self.frontend {
+        if let Some(streams) = self.frontend.streams() {
             let cuts = self.controls.iter();
             let cuts =
                 cuts.filter(|control| matches!(control.action, ControlAction::Disconnect { .. }));
             // Requests of connections that were cut go on beside those that are made again.
             requests *= 8;
-            clients = 2 * u64::from(shape.connections) * (1 + cuts.count() as u64);
+            clients = 2 * u64::from(streams) * (1 + cuts.count() as u64);
         }
         let checks =
             self.volumes.iter().map(|volume| blocks(volume.sectors / CHECK_READS + CHECK_SECTORS));

@@ -29,7 +29,7 @@ use crate::disk::{Counters, Faults, Kept, Outage, SimDisk, ZoneFaults};
 use crate::executor::{SimEnv, SimWorld, WorldConfig, show_time};
 use crate::front::Front;
 use crate::oracle::{OpKind, Violation};
-use crate::plan::{AfterStart, Control, ControlAction, DriverRun, Frontend, Plan};
+use crate::plan::{AfterStart, Control, ControlAction, DriverRun, Plan};
 use crate::rng::Rng;
 use crate::system::{Command, Setup, System};
 pub use crashes::{CrashOptions, CrashReport, crash_at_every_write};
@@ -118,8 +118,8 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
             oracle.watch_losses(volume, disk.flush_losses());
         }
         // Connections that are cut and made again are clients of their own to a server.
-        if let Frontend::Nbd(shape) = &plan.frontend {
-            oracle.share_connections(shape.connections);
+        if let Some(streams) = plan.frontend.streams() {
+            oracle.share_connections(streams);
         }
     }
     let run = Rc::new(Run::<S>::new(&world, setup.clone(), workload.clone(), plan));
@@ -446,7 +446,8 @@ impl<S: System> Run<S> {
             }
             ControlAction::Disconnect { volume } => {
                 self.note(format!("v{volume}: the connections are cut"));
-                self.fronts()[*volume as usize].disconnect();
+                let front = self.fronts()[*volume as usize].clone();
+                self.patiently("the change of servers", front.disconnect()).await?;
             }
             ControlAction::Outage { disk, outage, span } => {
                 let span_text =

@@ -7,7 +7,7 @@ use super::{OUTAGES, PROFILES};
 use crate::disk::{Outage, Rates};
 use crate::plan::{
     Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun,
-    Hammer, NbdShape, VolumeShape, Zone,
+    Hammer, NbdShape, UblkShape, VolumeShape, Zone,
 };
 
 pub(super) fn parse_cache(words: &mut Words<'_>) -> Parsed<CacheShape> {
@@ -44,6 +44,16 @@ pub(super) fn parse_nbd(words: &mut Words<'_>) -> Parsed<NbdShape> {
         requests: words.num("requests")?,
         inflight_bytes: words.num("inflight-bytes")?,
         receive_bytes: words.num("receive-bytes")?,
+    })
+}
+
+pub(super) fn parse_ublk(words: &mut Words<'_>) -> Parsed<UblkShape> {
+    Ok(UblkShape {
+        queues: words.num("queues")?,
+        depth: words.num("depth")?,
+        max_io_bytes: words.num("max-io-bytes")?,
+        user_copy: words.flag("user-copy")?,
+        delay_max: Nanos::from_micros(words.num("delay-us")?),
     })
 }
 

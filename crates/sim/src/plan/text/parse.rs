@@ -5,15 +5,16 @@ use std::str::FromStr;
 use ubcache_env::Nanos;
 
 use super::lines::{
-    parse_cache, parse_control, parse_faults, parse_hammer, parse_nbd, parse_op, parse_volume,
+    parse_cache, parse_control, parse_faults, parse_hammer, parse_nbd, parse_op, parse_ublk,
+    parse_volume,
 };
 use super::words::{Parsed, Words};
 use super::{HEAD, POLICIES, PlanError};
 use crate::disk::FlushLoss;
 use crate::executor::Policy;
 use crate::plan::{
-    CacheShape, ClientOp, Control, DiskFaults, Frontend, Hammer, Hand, LossyDisk, NbdShape, Pace,
-    Plan, Scarcity, Sums, VolumeShape,
+    CacheShape, ClientOp, Control, DiskFaults, Frontend, Hammer, Hand, LossyDisk, Pace, Plan,
+    Scarcity, Sums, VolumeShape,
 };
 
 /// A plan as far as it has been read.
@@ -21,7 +22,7 @@ use crate::plan::{
 struct Draft {
     world: Option<(u64, Policy, Nanos, Nanos, bool)>,
     cache: Option<CacheShape>,
-    nbd: Option<NbdShape>,
+    frontend: Option<Frontend>,
     volumes: Vec<VolumeShape>,
     faults: Vec<DiskFaults>,
     lossy: Vec<LossyDisk>,
@@ -47,7 +48,8 @@ impl Draft {
                 self.world = Some((seed, policy, cost, slop, words.flag("last-crash")?));
             }
             "cache" => self.cache = Some(parse_cache(&mut words)?),
-            "nbd" => self.nbd = Some(parse_nbd(&mut words)?),
+            "nbd" => self.frontend = Some(Frontend::Nbd(parse_nbd(&mut words)?)),
+            "ublk" => self.frontend = Some(Frontend::Ublk(parse_ublk(&mut words)?)),
             "volume" => self.volumes.push(parse_volume(&mut words)?),
             "faults" => self.faults.push(parse_faults(&mut words)?),
             "flush-loss" => {
@@ -120,7 +122,7 @@ impl FromStr for Plan {
             draft.world.ok_or_else(|| missing("world"))?;
         let cache = draft.cache.ok_or_else(|| missing("cache"))?;
         let Draft {
-            nbd,
+            frontend,
             volumes,
             faults,
             lossy,
@@ -134,7 +136,7 @@ impl FromStr for Plan {
             hands,
             ..
         } = draft;
-        let frontend = nbd.map_or(Frontend::Direct, Frontend::Nbd);
+        let frontend = frontend.unwrap_or(Frontend::Direct);
         if volumes.is_empty() {
             return Err(missing("volume"));
         }

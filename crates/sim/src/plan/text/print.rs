@@ -8,7 +8,7 @@ use super::{HEAD, OUTAGES, POLICIES, PROFILES, name_of};
 use crate::disk::Rates;
 use crate::plan::{
     Action, AfterStart, CacheShape, ClientOp, ControlAction, DiskFaults, Frontend, Hammer,
-    LossyDisk, NbdShape, Pace, Plan, Scarcity, Sums, VolumeShape, Zone,
+    LossyDisk, NbdShape, Pace, Plan, Scarcity, Sums, UblkShape, VolumeShape, Zone,
 };
 
 struct Span(SectorRange);
@@ -32,8 +32,10 @@ impl fmt::Display for Plan {
             u8::from(self.last_crash)
         )?;
         writeln!(f, "{}", self.cache)?;
-        if let Frontend::Nbd(shape) = &self.frontend {
-            writeln!(f, "{shape}")?;
+        match &self.frontend {
+            Frontend::Direct => {}
+            Frontend::Nbd(shape) => writeln!(f, "{shape}")?,
+            Frontend::Ublk(shape) => writeln!(f, "{shape}")?,
         }
         for volume in &self.volumes {
             writeln!(f, "{volume}")?;
@@ -134,6 +136,19 @@ impl fmt::Display for NbdShape {
              inflight-bytes={inflight_bytes} receive-bytes={receive_bytes}",
             delay_max.as_micros(),
             u8::from(*structured)
+        )
+    }
+}
+
+impl fmt::Display for UblkShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UblkShape { queues, depth, max_io_bytes, user_copy, delay_max } = self;
+        write!(
+            f,
+            "ublk queues={queues} depth={depth} max-io-bytes={max_io_bytes} user-copy={} \
+             delay-us={}",
+            u8::from(*user_copy),
+            delay_max.as_micros()
         )
     }
 }
