@@ -9,7 +9,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-const LOADS: &[&str] = &["hit", "hot-hit", "miss", "write", "write-clean", "write-through"];
+const LOADS: &[&str] =
+    &["hit", "hot-hit", "ublk-hit", "miss", "write", "write-clean", "write-through"];
 /// A count may differ by this share from the one in the file.
 const TOLERANCE: f64 = 0.02;
 

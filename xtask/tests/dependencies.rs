@@ -46,7 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["ubcache-format", "ubcache-env", "ubcache-daemon", "ubcache-offline", "ubcache-host"],
     ),
     // The engine alone is measured in a world of its own.
-    ("ubcache-bench", &["ubcache-format", "ubcache-env", "ubcache-engine"]),
+    ("ubcache-bench", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-ublk"]),
     (
         "ubcache-torture",
         &[

@@ -1,19 +1,21 @@
 //! Loads for the engine in a null world, and what they cost: processor time, allocations, memory.
 
 use std::fmt;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use serde_json::{Value, json};
 use ubcache_engine::{DeviceCounters, EngineError, SetOptions};
 use ubcache_env::{Env, Nanos, Sector, SectorRange, StreamId, Volume};
 use ubcache_format::{CacheMode, SECTOR_BYTES};
+use ubcache_ublk::{QueueOptions, serve_queue};
 
 use crate::BLOCK_BYTES;
 use crate::allocations::Allocations;
 use crate::cpu_time;
 use crate::null::device::client_data;
 use crate::null::rig::{REQUEST_TIME, REQUESTS_PER_TURN};
-use crate::null::{BUCKET_SECTORS, Rig, Shape};
+use crate::null::{BUCKET_SECTORS, NullDriver, Rig, Shape};
 use crate::random::Random;
 
 const GIB: u64 = 1 << 30;
@@ -29,6 +31,8 @@ pub enum Load {
     Hit,
     /// The same of a part of 16 MiB, whose metadata fits the processor's caches.
     HotHit,
+    /// [`Load::Hit`] through the server of a block device of ublk.
+    UblkHit,
     /// Writes in writeback mode over the working set; nothing is written back.
     Write,
     /// The same in bursts of a quarter of the working set, each followed by writing back
@@ -43,19 +47,31 @@ pub enum Load {
 
 impl Load {
     /// All of them.
-    pub const ALL: &[Load] =
-        &[Load::Hit, Load::HotHit, Load::Write, Load::WriteClean, Load::WriteThrough, Load::Miss];
+    pub const ALL: &[Load] = &[
+        Load::Hit,
+        Load::HotHit,
+        Load::UblkHit,
+        Load::Write,
+        Load::WriteClean,
+        Load::WriteThrough,
+        Load::Miss,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Load::Hit => "hit",
             Load::HotHit => "hot-hit",
+            Load::UblkHit => "ublk-hit",
             Load::Write => "write",
             Load::WriteClean => "write-clean",
             Load::WriteThrough => "write-through",
             Load::Miss => "miss",
         }
+    }
+
+    fn is_hit(self) -> bool {
+        matches!(self, Load::Hit | Load::HotHit | Load::UblkHit)
     }
 
     fn is_write(self) -> bool {
@@ -150,7 +166,7 @@ impl Bench {
         options: SetOptions,
     ) -> Result<Bench, EngineError> {
         let cache_bytes = match load {
-            Load::Hit | Load::HotHit => working_set_bytes * 5 / 4 + GIB,
+            Load::Hit | Load::HotHit | Load::UblkHit => working_set_bytes * 5 / 4 + GIB,
             // A bucket is free again when the last block in it has been written anew, which takes
             // until about five times the working set is written. All that must not look like a
             // cache that gets full.
@@ -176,7 +192,7 @@ impl Bench {
         let rig = &bench.rig;
         let blocks = working_set_bytes / BLOCK_BYTES;
         match load {
-            Load::Hit | Load::HotHit => {
+            Load::Hit | Load::HotHit | Load::UblkHit => {
                 rig.fill(0, working_set_bytes, BLOCK_BYTES);
                 bench.warm_up(bench.span_bytes / BLOCK_BYTES);
             }
@@ -232,7 +248,7 @@ impl Bench {
         let allocated = Allocations::now().since(allocations);
         let requests = slice * slices;
         let (cache_after, backing_after, stats_after) = counters(&self.rig);
-        if matches!(self.load, Load::Hit | Load::HotHit) {
+        if self.load.is_hit() {
             assert_eq!(stats_after.cache_hits - stats.cache_hits, requests, "every read was a hit");
         }
         if self.load == Load::Write {
@@ -277,6 +293,9 @@ pub fn measured_phase(run: &mut dyn FnMut()) {
 
 fn requests_in_a_row(rig: &Rig, load: Load, random: &mut Random, span_bytes: u64, requests: u64) {
     let blocks = span_bytes / BLOCK_BYTES;
+    if load == Load::UblkHit {
+        return reads_of_a_device(rig, random, blocks, requests);
+    }
     let data = client_data(BLOCK_BYTES as usize);
     let env = rig.world.env();
     rig.world.run(async {
@@ -300,6 +319,27 @@ fn requests_in_a_row(rig: &Rig, load: Load, random: &mut Random, span_bytes: u64
             }
         }
     });
+}
+
+fn reads_of_a_device(rig: &Rig, random: &mut Random, blocks: u64, requests: u64) {
+    let sectors = BLOCK_BYTES / SECTOR_BYTES;
+    let mut drawn = random.clone();
+    let next = move || drawn.below(blocks) * sectors;
+    let driver = NullDriver::new(rig.world.env(), requests, sectors as u32, next);
+    let options = QueueOptions {
+        queue: 0,
+        depth: 1,
+        user_copy: true,
+        max_io_bytes: 1 << 20,
+        stream: StreamId(0),
+        requests: Rc::default(),
+    };
+    let served = serve_queue(rig.world.env(), driver, rig.volume.clone(), options);
+    rig.world.run(async {
+        served.await;
+    });
+    // Not the same places next time.
+    random.below(blocks);
 }
 
 /// Writes everything back after the writes, not beside them. Writeback scans the whole index for

@@ -19,6 +19,8 @@
 //! | [`commands::scrub`] | `ubcache scrub`: cached data against the disks |
 //! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
 //! | [`commands::flash`] | `ubcache flash`: volumes without a backing device |
+//! | [`commands::ublk`] | `ubcache ublk`: block devices of the kernel |
+//! | [`commands::doctor`] | `ubcache doctor`: what this machine offers |
 //! | [`commands::upgrade`] | `ubcache upgrade`: another program goes on |
 //! | [`commands::check`] and its neighbours for sets that are not running | `check`, `cat`, `recover`, `repair`, `dump`, `restore`, `pack` |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
@@ -113,6 +115,8 @@ enum Command {
     Drain(commands::members::DrainArgs),
     Flash(commands::flash::Args),
     Scrub(commands::scrub::Args),
+    Ublk(commands::ublk::Args),
+    Doctor(commands::doctor::Args),
     Upgrade(commands::upgrade::Args),
     #[command(hide = true)]
     UpgradeCheck(commands::upgrade::CheckArgs),
@@ -208,6 +212,8 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Drain(args) => commands::members::drain(&args),
         Command::Flash(args) => commands::flash::run(&args),
         Command::Scrub(args) => commands::scrub::run(&args),
+        Command::Ublk(args) => commands::ublk::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Upgrade(args) => commands::upgrade::run(&args),
         Command::UpgradeCheck(args) => check_upgrade(args),
         Command::Check(args) => commands::check::run(&args),

@@ -193,7 +193,7 @@ fn rule_of_udev_names_devices_and_claims_sets() {
     ] {
         assert!(said.lines().any(|found| found == line), "{line} in:\n{said}");
     }
-    for link in [format!("by-uuid/{uuid}"), "by-label/my\\x20data".to_owned()] {
+    for link in [format!("disk/by-uuid/{uuid}"), "disk/by-label/my\\x20data".to_owned()] {
         assert!(said.contains(&format!("/dev/ubcache/{link}")), "{link} in:\n{said}");
     }
     machine.write(&format!("etc/ubcache/claim/{set}"), "");

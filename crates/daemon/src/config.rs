@@ -72,6 +72,8 @@ pub struct ServeConfig {
     pub clients: ClientLimits,
     /// Time limit for the requests of clients at a stop.
     pub drain_timeout: Nanos,
+    /// Least time of a read of a backing device, for a demonstration with disks that are none.
+    pub read_time_min: Nanos,
     /// The devices that are used through the kernel's page cache.
     pub page_cache: PageCache,
 }
@@ -169,6 +171,31 @@ impl FromStr for Network {
             return Err(wrong());
         }
         Ok(Network { address, bits })
+    }
+}
+
+/// A way to a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ExportWay {
+    /// The addresses of the set, where every volume is.
+    Nbd,
+    /// A block device of the kernel, with its number if one was chosen.
+    Ublk(Option<u32>),
+}
+
+impl FromStr for ExportWay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ExportWay, String> {
+        let wrong = || format!("\"{text}\" is not a way to a volume: expected nbd, ublk or ublk:N");
+        match text.split_once(':') {
+            None if text == "nbd" => Ok(ExportWay::Nbd),
+            None if text == "ublk" => Ok(ExportWay::Ublk(None)),
+            Some(("ublk", number)) => {
+                number.parse().map(|number| ExportWay::Ublk(Some(number))).map_err(|_| wrong())
+            }
+            _ => Err(wrong()),
+        }
     }
 }
 

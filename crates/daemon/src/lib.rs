@@ -52,7 +52,7 @@ pub mod upgrade;
 pub use clients::ClientLimits;
 pub use config::{NbdAddress, Network, ReadOnly, ServeConfig};
 pub use failure::{Code, Failure};
-pub use serve::{Ready, serve, serve_in};
+pub use serve::{Ready, serve};
 pub use tls::TlsOptions;
 pub use ubcache_engine::MUTANTS_COMPILED;
 pub use ubcache_engine::settings::{default_of, table as attributes};

@@ -14,7 +14,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Sector,
+    SectorRange,
 };
 use ubcache_format::SECTOR_BYTES;
 
@@ -52,6 +53,8 @@ pub struct HostFile {
     untold: Cell<bool>,
     /// A flush failed that the page cache was to be written by.
     lost: Rc<Cell<bool>>,
+    /// Least time of a read.
+    read_time_min: Cell<Nanos>,
 }
 
 impl HostFile {
@@ -107,6 +110,7 @@ impl HostFile {
             copied,
             untold: Cell::new(false),
             lost: Rc::default(),
+            read_time_min: Cell::default(),
         }
     }
 
@@ -135,6 +139,11 @@ impl HostFile {
     /// Makes the device report that it can't discard.
     pub fn never_discard(&self) {
         self.discards.set(false);
+    }
+
+    /// Lets every read take so long at least: for a demonstration with a disk that is none.
+    pub fn slow_down_reads(&self, time_min: Nanos) {
+        self.read_time_min.set(time_min);
     }
 
     /// F6: the kernel may have thrown away what it could not write, and reports that once.
@@ -277,6 +286,10 @@ impl Device for HostFile {
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
         if let Err(error) = self.check(at, into.len()) {
             return (into, Err(error));
+        }
+        let time = self.read_time_min.get();
+        if time > Nanos(0) {
+            Box::pin(self.env.sleep(time)).await;
         }
         let (at, len, block) = (at.bytes(), into.len() as u64, self.alignment.offset);
         if len == 0 {

@@ -58,6 +58,20 @@ pub const USED: [Feature; 5] = [
     },
 ];
 
+/// The names of those that are not used, for a report.
+pub const UNUSED: [(&str, u64); 10] = [
+    ("zero-copy", 1 << 0),
+    ("need-get-data", 1 << 2),
+    ("unprivileged", 1 << 5),
+    ("zoned", 1 << 8),
+    ("fail-io", 1 << 9),
+    ("auto-buffer-registration", 1 << 11),
+    ("per-io-daemon", 1 << 13),
+    ("batch", 1 << 15),
+    ("integrity", 1 << 16),
+    ("shared-memory-zero-copy", 1 << 19),
+];
+
 /// The abilities that a driver without GET_FEATURES (before Linux 6.5) has for certain.
 pub const OF_OLD_DRIVERS: u64 = USER_RECOVERY | USER_RECOVERY_REISSUE;
 
@@ -75,6 +89,11 @@ impl Features {
             flags &= !(USER_RECOVERY_REISSUE | QUIESCE);
         }
         Features(flags)
+    }
+
+    /// The names of those that are there and not used.
+    pub fn unused(self) -> impl Iterator<Item = &'static str> {
+        UNUSED.iter().filter(move |(_, bit)| self.has(*bit)).map(|(name, _)| *name)
     }
 
     /// The names of those that are used, with whether each is there.

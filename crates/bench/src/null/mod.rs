@@ -9,12 +9,15 @@
 //! |---|---|
 //! | [`executor`] | tasks in three queues, timers over a clock that the load moves |
 //! | [`device`] | a device that keeps metadata and forgets client data |
+//! | [`driver`] | a driver of ublk that has the next request at once |
 //! | [`rig`] | a cache set with a volume in this world |
 
 pub mod device;
+pub mod driver;
 pub mod executor;
 pub mod rig;
 
 pub use device::NullDevice;
+pub use driver::NullDriver;
 pub use executor::{LongPolls, NullEnv, NullWorld};
 pub use rig::{BUCKET_SECTORS, REQUEST_TIME, REQUESTS_PER_TURN, Rig, Shape};

@@ -14,6 +14,7 @@ pub mod control;
 pub mod daemon;
 pub mod demo;
 pub mod detach;
+pub mod doctor;
 pub mod dump;
 pub mod flash;
 pub mod forget_cache;
@@ -35,6 +36,7 @@ pub mod serve;
 pub mod show;
 pub mod status;
 pub mod top;
+pub mod ublk;
 pub mod upgrade;
 pub mod why;
 

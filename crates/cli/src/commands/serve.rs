@@ -12,7 +12,6 @@ use ubcache_daemon::{
 };
 use ubcache_env::Nanos;
 
-use super::demo::slow_disk::SlowWorld;
 use super::process::Process;
 use super::{print, visible};
 
@@ -229,14 +228,10 @@ type ExportLimits = Vec<(Option<String>, Rates)>;
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Failure> {
     args.process.start_log()?;
-    let delay = args.demo_delay;
     let config = args.into_config()?;
     // Clients are served even if standard output is closed.
     let ready = |ready: &Ready| drop(print(&greeting(ready)));
-    match delay {
-        0 => ubcache_daemon::serve(&config, ready),
-        delay => SlowWorld::serve(&config, Nanos::from_micros(delay), ready),
-    }
+    ubcache_daemon::serve(&config, ready)
 }
 
 impl Args {
@@ -306,6 +301,7 @@ impl Args {
                 each: Rates { requests: args.client_limit_iops, bytes: args.client_limit_bytes },
                 exports: export_limits(&args.limit_iops, &args.limit_bytes)?,
             },
+            read_time_min: Nanos::from_micros(args.demo_delay),
             page_cache: match args.page_cache {
                 None => PageCache::Never,
                 Some(When::Needed) => PageCache::Needed,

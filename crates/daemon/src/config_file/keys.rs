@@ -107,6 +107,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Volume, "backing", Kind::Device, "required", Applied::Restart),
     key(Table::Volume, "optional", Kind::Switch, "false", Applied::Restart),
     key(Table::Volume, "mode", Kind::Word(MODES), "that of the set", Applied::Live),
+    key(Table::Volume, "export", Kind::Exports, "\"nbd\"", Applied::Restart),
     key(Table::Volume, "read_only", Kind::Switch, "false", Applied::Restart),
     key(Table::Volume, "attributes", Kind::Attributes, "those of the set", Applied::Live),
     key(Table::Volume, "limits", Kind::Table, "", Applied::NewConnections),

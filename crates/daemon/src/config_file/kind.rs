@@ -5,7 +5,7 @@ use std::fmt;
 use toml::de::DeValue;
 
 use crate::clients::above_zero;
-use crate::config::{NbdAddress, Network};
+use crate::config::{ExportWay, NbdAddress, Network};
 use crate::size::{parse_size, show_size};
 
 /// Kind of the value of a key.
@@ -33,6 +33,8 @@ pub enum Kind {
     Group,
     /// Addresses for clients.
     Addresses,
+    /// Ways to a volume.
+    Exports,
     /// Networks of clients.
     Networks,
     /// A table of attributes.
@@ -100,6 +102,7 @@ impl fmt::Display for Kind {
             Kind::Permissions => f.write_str("permissions in octal, \"0600\" to \"0777\""),
             Kind::Group => f.write_str("the name or number of a group"),
             Kind::Addresses => f.write_str("a list of \"unix:/PATH\" and \"tcp:ADDRESS:PORT\""),
+            Kind::Exports => f.write_str("\"nbd\", \"ublk\", \"ublk:N\", or a list of them"),
             Kind::Networks => f.write_str("a list of networks, as in [\"10.0.0.0/8\"]"),
             Kind::Attributes => f.write_str("a table of attributes"),
             Kind::Table => f.write_str("a table"),
@@ -157,6 +160,13 @@ impl Kind {
                 }
             }
             Kind::Addresses => self.list(value, |text| text.parse::<NbdAddress>().map(drop)),
+            Kind::Exports => match value.as_str() {
+                Some(one) => {
+                    one.parse::<ExportWay>().map_err(|_| wrong())?;
+                    Ok(Value::List(vec![one.to_owned()]))
+                }
+                None => self.list(value, |text| text.parse::<ExportWay>().map(drop)),
+            },
             Kind::Networks => self.list(value, |text| text.parse::<Network>().map(drop)),
             Kind::Attributes | Kind::Table | Kind::Tables => Err(wrong()),
         }

@@ -17,8 +17,9 @@ use super::keys::Table;
 use super::kind::{found, quoted};
 use super::reader::{Source, Values, table_of};
 use crate::clients::ClientLimits;
-use crate::config::{ReadOnly, ServeConfig};
+use crate::config::{ExportWay, ReadOnly, ServeConfig};
 use crate::tls::TlsOptions;
+use crate::ublk::{UblkExport, UblkOptions};
 
 /// A set, as its file has it. Devices are not looked for yet.
 #[derive(Clone, Debug)]
@@ -128,6 +129,7 @@ fn read_set(source: &mut Source<'_>, table: &DeTable<'_>, name: String) -> Optio
             .iter()
             .map(|volume| (volume.file.name.clone(), volume.file.settings.clone()))
             .collect(),
+        ublk: ublk_of(&read),
         cache_optional: values.is_on("cache_optional"),
         keep_clean: values.is_on("keep_clean"),
         index_memory: Some(values.number("index_memory").unwrap_or(384 << 20)),
@@ -175,6 +177,7 @@ fn read_set(source: &mut Source<'_>, table: &DeTable<'_>, name: String) -> Optio
 /// A volume with what goes into the configuration of the set.
 struct ReadVolume {
     file: VolumeFile,
+    ways: Vec<ExportWay>,
     read_only: bool,
     rates: Rates,
 }
@@ -254,7 +257,8 @@ fn read_volume(
     }
     let file = VolumeFile { name, backing: backing?, optional: values.is_on("optional"), settings };
     let rates = Rates { requests: limits.number("iops"), bytes: limits.number("bytes") };
-    Some((ReadVolume { file, read_only: values.is_on("read_only"), rates }, place))
+    let ways = values.list("export");
+    Some((ReadVolume { file, ways, read_only: values.is_on("read_only"), rates }, place))
 }
 
 fn read_attributes(
@@ -313,6 +317,20 @@ fn has_key(table: &DeTable<'_>, name: &str) -> bool {
 fn remember(given: &mut BTreeMap<String, String>, prefix: &str, values: &Values, table: Table) {
     for (key, shown) in values.shown(table) {
         given.insert(format!("{prefix}{}", key.name), shown);
+    }
+}
+
+fn ublk_of(volumes: &[ReadVolume]) -> UblkOptions {
+    let of_volume = |volume: &ReadVolume| {
+        let found = volume.ways.iter().find_map(|way| match way {
+            ExportWay::Ublk(device) => Some(*device),
+            ExportWay::Nbd => None,
+        })?;
+        Some(UblkExport { export: Some(volume.file.name.clone()), device: found })
+    };
+    UblkOptions {
+        exports: volumes.iter().filter_map(of_volume).collect(),
+        ..UblkOptions::default()
     }
 }
 

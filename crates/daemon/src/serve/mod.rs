@@ -23,9 +23,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ubcache_env::local::{Either, Event, first};
-use ubcache_env::{Nanos, Priority, Volume};
+use ubcache_env::{Env, Nanos, Priority, Volume};
 use ubcache_format::{SECTOR_BYTES, Uuid};
-use ubcache_host::{HostEnv, PassedSocket, passed_sockets};
+use ubcache_host::{PassedSocket, passed_sockets};
 
 pub(crate) use self::control::usable_directory;
 use self::control::{Way, control_path, own_control};
@@ -77,21 +77,20 @@ enum End {
     HandOver(Box<Heritage>),
 }
 
+/// A call when clients can connect.
+type OnReady<'a> = Box<dyn FnOnce(&Ready) + 'a>;
+
 /// Serves until a stop is requested. `ready` is called once, when clients can connect, unless this
 /// program goes on with those of another one ([`crate::upgrade::receive`]).
 pub fn serve(config: &ServeConfig, ready: impl FnOnce(&Ready)) -> Result<(), Failure> {
-    serve_in(config, |host| host, ready)
+    // Not generic, so that the crate of the caller does not compile all of this again.
+    serve_and_hand_over(config, Box::new(ready))
 }
 
-/// [`serve`] in a world of the caller's, made over the host.
-pub fn serve_in<W: World>(
-    config: &ServeConfig,
-    make_world: impl Fn(HostEnv) -> W,
-    ready: impl FnOnce(&Ready),
-) -> Result<(), Failure> {
+fn serve_and_hand_over(config: &ServeConfig, ready: OnReady<'_>) -> Result<(), Failure> {
     let mut ready = Some(ready);
     loop {
-        match serve_once(config, Process::Own, &make_world, &mut ready)? {
+        match serve_once(config, Process::Own, &mut ready)? {
             End::Stopped => return Ok(()),
             // If no other program can be run, this one goes on as if it had taken over.
             End::HandOver(heritage) => heritage.hand_over(),
@@ -105,14 +104,14 @@ pub(crate) fn serve_beside_others(
     shared: SharedProcess,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
-    serve_once(config, Process::Shared(shared), |host| host, &mut Some(ready)).map(drop)
+    let ready: OnReady<'_> = Box::new(ready);
+    serve_once(config, Process::Shared(shared), &mut Some(ready)).map(drop)
 }
 
-fn serve_once<W: World>(
+fn serve_once(
     config: &ServeConfig,
     mut process: Process,
-    make_world: impl Fn(HostEnv) -> W,
-    ready: &mut Option<impl FnOnce(&Ready)>,
+    ready: &mut Option<OnReady<'_>>,
 ) -> Result<End, Failure> {
     let inherited = pending_state().filter(|_| process.is_own());
     let adjusted = inherited.as_ref().map(|state| state.adjust(config));
@@ -134,7 +133,7 @@ fn serve_once<W: World>(
     }
     let host = start_io()?;
     host.set_busy_poll(config.busy_poll);
-    let world = make_world(host.env());
+    let world = host.env();
     let io = host.backend_name();
     let (stop, certificates) = (Rc::<Event>::default(), tls.clone());
     match &process {
@@ -180,7 +179,7 @@ async fn run<W: World>(
     process: Process,
     Sockets { passed, tls, page }: Sockets,
     io: &'static str,
-    ready: &mut Option<impl FnOnce(&Ready)>,
+    ready: &mut Option<OnReady<'_>>,
 ) -> Result<End, Failure> {
     for served in daemon.volumes() {
         daemon.export(&served).map_err(|error| {

@@ -189,6 +189,7 @@ async fn open_backings<'a, W: World>(
                 continue;
             }
         };
+        backing.slow_down_reads(config.read_time_min);
         if !config.trust_discards && refuse_vague_discards(&backing) {
             tracing::info!(
                 device = %path.display(),

@@ -32,6 +32,7 @@ impl<W: World> Daemon<W> {
         }
         let opened = open_device(self.world.host(), path, self.config.page_cache).await;
         let file = opened.map_err(|failure| failure.to_string())?;
+        file.slow_down_reads(self.config.read_time_min);
         if !self.config.trust_discards && refuse_vague_discards(&file) {
             tracing::info!(device = %path.display(), "discards are not passed on to this device");
         }

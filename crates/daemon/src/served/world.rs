@@ -1,4 +1,4 @@
-//! The world of a daemon: the host's, and for a demonstration one that wraps its devices.
+//! The world of a daemon: the host's.
 
 use std::path::Path;
 

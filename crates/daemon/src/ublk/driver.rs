@@ -59,7 +59,7 @@ fn not_opened(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// A control command that failed, for the user.
-pub(crate) fn refused(error: &ControlError) -> Failure {
+pub fn refused(error: &ControlError) -> Failure {
     let path = Path::new(CONTROL_DEVICE);
     let failure = Failure::refused(path, error);
     if error.is_forbidden() {

@@ -15,7 +15,8 @@
 pub mod device;
 pub mod driver;
 pub mod options;
-mod record;
+pub mod record;
 mod start;
 
 pub use options::{UblkExport, UblkOptions};
+pub use ubcache_ublk::DeviceState;

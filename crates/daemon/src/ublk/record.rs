@@ -38,8 +38,14 @@ impl Record<'_> {
     }
 }
 
+/// Name of the export behind a device, if its file is there.
+pub fn export_of(device: u32) -> Option<String> {
+    let text = fs::read_to_string(path(device)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("UBCACHE_EXPORT=")).map(str::to_owned)
+}
+
 /// Removes the file of a device.
-pub(super) fn remove(device: u32) {
+pub fn remove(device: u32) {
     // It may have been removed by hand.
     let _ = fs::remove_file(path(device));
 }

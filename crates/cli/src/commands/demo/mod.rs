@@ -4,10 +4,9 @@
 //! |---|---|
 //! | `load` | the load: clients that know what every block has to hold |
 //! | `child` | `ubcache make` and `ubcache serve` as child processes |
-//! | [`slow_disk`] | a world whose backing devices take their time for reads |
 //!
 //! Cache and "disk" are two files on the same device, so the disk would be as fast as the cache:
-//! the demo serves it in a world that delays every read of it, and says so.
+//! the demo has every read of it delayed, and says so.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,6 @@ use load::{Disk, Measured, Work};
 
 mod child;
 mod load;
-pub mod slow_disk;
 
 /// Show what a cache does: makes a small set in ./ubcache-demo, serves it, loads it, restarts it
 #[derive(clap::Args, Debug)]

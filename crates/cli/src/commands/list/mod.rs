@@ -46,6 +46,8 @@ pub struct Args {
 #[derive(Serialize, Debug)]
 struct Listing {
     devices: Vec<Listed>,
+    /// Block devices of the kernel that daemons serve, or that wait for theirs.
+    block_devices: Vec<super::ublk::Listed>,
     problems: Vec<Problem>,
 }
 
@@ -77,8 +79,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Err(why) => problems.push(Problem::new(path, &why)),
         }
     }
-    let listing = Listing { devices, problems };
-    print(&if args.json { as_json(&listing) } else { as_text(&listing.devices) })?;
+    // Without the driver, or without rights to it, there are none to tell of.
+    let block_devices = if named { Vec::new() } else { super::ublk::all().unwrap_or_default() };
+    let listing = Listing { devices, block_devices, problems };
+    print(&if args.json { as_json(&listing) } else { as_text(&listing) })?;
     let Some(worst) = listing.problems.iter().map(|problem| problem.code).max_by_key(|c| *c as u8)
     else {
         return Ok(());
@@ -104,7 +108,16 @@ fn as_json(listing: &Listing) -> String {
 }
 
 /// The devices in sets: the cache first.
-fn as_text(devices: &[Listed]) -> String {
+fn as_text(listing: &Listing) -> String {
+    let mut text = devices_as_text(&listing.devices);
+    if !listing.block_devices.is_empty() {
+        text.push_str("block devices\n");
+        text.push_str(&super::ublk::as_text(&listing.block_devices));
+    }
+    text
+}
+
+fn devices_as_text(devices: &[Listed]) -> String {
     let mut sets: Vec<&str> = Vec::new();
     for device in devices {
         let set = device.set_uuid.as_deref().unwrap_or_default();

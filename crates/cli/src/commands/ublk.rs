@@ -1,0 +1,154 @@
+//! `ubcache ublk`: block devices of the kernel, with or without a daemon behind them.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::Serialize;
+use ubcache_daemon::Failure;
+use ubcache_daemon::ublk::driver::{Driver, block_device, devices, refused};
+use ubcache_daemon::ublk::record;
+
+use super::{print, visible};
+
+/// List and remove block devices of the kernel: /dev/ublkbN
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  ubcache ublk list")]
+#[command(disable_help_subcommand = true)]
+pub struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Task {
+    List(ListArgs),
+    Remove(RemoveArgs),
+}
+
+/// List the devices of ublk, of any program
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Exit codes: 0 done, 1 refused, 2 could not run.
+
+Example:
+  ubcache ublk list")]
+pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const AFTER_REMOVE: &str = "\
+For a device whose daemon is gone and does not come back. Its requests fail. What is in the cache
+stays there. Refused while the device is mounted or otherwise in use, unless --force is given.
+
+Exit codes: 0 done, 1 refused, 2 could not run.
+
+Example:
+  ubcache ublk remove 0";
+
+/// Remove a device whose daemon does not come back
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_REMOVE)]
+pub struct RemoveArgs {
+    /// Its number: that of /dev/ublkbN
+    #[arg(value_name = "ID")]
+    device: u32,
+    /// Remove it also if it is in use: those who use it get errors
+    #[arg(long)]
+    force: bool,
+}
+
+/// A device, for people and scripts.
+#[derive(Serialize, Debug)]
+pub(super) struct Listed {
+    path: String,
+    device: u32,
+    state: &'static str,
+    /// Process that serves it, or did so last.
+    process: u32,
+    /// Name of the export, if ubcache made the device.
+    export: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    match &args.task {
+        Task::List(list) => {
+            let listed = all()?;
+            print(&if list.json { as_json(&listed) } else { as_text(&listed) })
+        }
+        Task::Remove(remove) => remove_device(remove),
+    }
+}
+
+/// All devices of this machine.
+pub(super) fn all() -> Result<Vec<Listed>, Failure> {
+    let found = devices(&Driver::open()?).map_err(|error| refused(&error))?;
+    let listed = found.into_iter().map(|info| Listed {
+        path: block_device(info.device).display().to_string(),
+        device: info.device,
+        state: info.state.word(),
+        process: info.pid,
+        export: record::export_of(info.device),
+    });
+    Ok(listed.collect())
+}
+
+fn as_json(listed: &[Listed]) -> String {
+    serde_json::to_string_pretty(&serde_json::json!({ "devices": listed }))
+        .expect("plain data always serializes")
+        + "\n"
+}
+
+/// A line for each device.
+pub(super) fn as_text(listed: &[Listed]) -> String {
+    let mut text = String::new();
+    for device in listed {
+        let Listed { path, state, process, export, .. } = device;
+        let export = export
+            .as_deref()
+            .map_or("another program".to_owned(), |name| format!("export {}", visible(name)));
+        let _ = writeln!(text, "  {path:14}  {state}, process {process}, {export}");
+    }
+    text
+}
+
+fn remove_device(args: &RemoveArgs) -> Result<(), Failure> {
+    const O_EXCL: i32 = 0o200;
+    const EBUSY: i32 = 16;
+    let (number, path) = (args.device, block_device(args.device));
+    let driver = Driver::open()?;
+    let Some(info) = driver.info(number).map_err(|error| refused(&error))? else {
+        return Err(Failure::refused(&path, "there is no such device")
+            .advice("`ubcache ublk list` shows all devices"));
+    };
+    if Path::new(&format!("/proc/{}", info.pid)).exists()
+        && info.state == ubcache_daemon::ublk::DeviceState::Live
+        && !args.force
+    {
+        return Err(Failure::refused(&path, "a daemon serves it")
+            .found(format_args!("process {}", info.pid))
+            .advice(format_args!(
+                "`ubcache stop` ends the daemon and its devices; or: ubcache ublk remove {number} \
+                 --force"
+            )));
+    }
+    // A device that waits for its daemon answers no request, and opening asks for none.
+    let claim = std::fs::File::options().read(true).custom_flags(O_EXCL).open(&path);
+    if let Err(error) = &claim
+        && error.raw_os_error() == Some(EBUSY)
+        && !args.force
+    {
+        return Err(Failure::refused(&path, "it is in use").advice(format_args!(
+            "unmount it first (`lsblk {}` shows its users); or, with errors for them: ubcache \
+             ublk remove {number} --force",
+            path.display()
+        )));
+    }
+    driver.stop(number).map_err(|error| refused(&error))?;
+    drop(claim);
+    driver.delete(number).map_err(|error| refused(&error))?;
+    record::remove(number);
+    print(&format!("{}: removed\n", path.display()))
+}

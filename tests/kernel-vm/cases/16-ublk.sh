@@ -1,0 +1,24 @@
+# Block devices of ublk: ext4 under load over `kill -9` and upgrades in every mode, stops, removals, refusals, little memory.
+mkdir -p "$work/share"
+cp "$ubcache" "$work/share/ubcache"
+# Requests of a device that is removed while it is read, and the messages of memory that is short.
+harmless+='|EXT4-fs \(ublkb0\): (mounted|unmounting) filesystem'
+ublk() { # ublk NAME ARGUMENT...
+    local name=$1
+    shift
+    truncate -s 0 "$work/backing.img" "$work/cache.img"
+    truncate -s 256M "$work/backing.img" "$work/cache.img"
+    arguments="$*" boot_timeout=3000 boot ublk.sh --disk "$work/backing.img" --disk "$work/cache.img" >"$work/$name.out"
+    say "$(tail -n 1 "$work/$name.out")"
+    [[ "$(tail -n 1 "$work/$name.out")" = *RIGHT ]]
+}
+ublk kills-writeback kills writeback "${UBCACHE_VM_KILLS:-200}"
+for mode in writethrough writearound none; do
+    ublk "kills-$mode" kills "$mode" 10
+done
+ublk copies kills writeback 10 --ublk-without user-copy
+ublk queues kills writeback 10 --ublk-queues 3 --ublk-depth 8
+ublk upgrade upgrade 10
+ublk ends ends
+ublk refusals refusals
+ublk memory memory

@@ -1,0 +1,200 @@
+# Guest script: a volume as /dev/ublkbN. /dev/vda is the disk, /dev/vdb the cache; both get formatted.
+#   ublk.sh kills MODE KILLS [OPTION]...   ext4 under a load that verifies itself, over `kill -9` of the daemon
+#   ublk.sh upgrade UPGRADES               the same, over upgrades
+#   ublk.sh ends                           stops and removals: in use, not in use, of a dead daemon
+#   ublk.sh refusals                       what is refused, and that everything else goes on
+#   ublk.sh memory                         dirty pages of a file system on the device in a cgroup with little memory
+# OPTION is one of `ubcache serve`. The last line ends in RIGHT, or the script fails.
+set -euo pipefail
+. /lib/guest-lib.sh
+scenario=$1
+shift
+mode=writeback
+options=()
+served=0
+serve() { # serve [OPTION]...
+    served=$((served + 1))
+    /share/ubcache serve -C /dev/vdb -B data=/dev/vda --nbd unix:/tmp/nbd --control /tmp/control --mode "$mode" \
+        "${options[@]}" --ublk "$@" >"/tmp/serve$served" 2>>/tmp/log &
+    server=$!
+    wait_until ready_or_gone || true
+    is_ready || { tail -n 20 /tmp/log; return 1; }
+}
+is_ready() { grep -q ^ready "/tmp/serve$served"; }
+ready_or_gone() { is_ready || ! kill -0 "$server" 2>/dev/null; }
+kill_server() {
+    kill -9 "$server"
+    wait "$server" 2>/dev/null || true
+}
+stop_server() {
+    /share/ubcache stop --control /tmp/control >/dev/null
+    wait "$server"
+}
+fail_with() {
+    echo "$*"
+    tail -n 30 /tmp/log
+    exit 1
+}
+# A file system with two loads: every block is read back and verified, and files are written, synced and compared.
+start_load() {
+    mkfs.ext4 -q /dev/ublkb0
+    mkdir -p /mnt
+    mount -t ext4 /dev/ublkb0 /mnt
+    # Time in the guest jumps with the host's load, so the load ends by a file.
+    fio --name=verify --filename=/mnt/verify --size=16M --rw=randwrite --bs=4k --direct=1 --fsync=8 --ioengine=psync \
+        --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=64 --time_based --runtime=100000 --exitall \
+        --output=/tmp/fio >/dev/null 2>&1 &
+    fio=$!
+    : >/tmp/load
+    (
+        number=0
+        while [ -e /tmp/load ]; do
+            number=$((number + 1))
+            head -c $((4096 * (1 + number % 60))) /dev/urandom >/tmp/piece
+            cp /tmp/piece "/mnt/file$((number % 20))"
+            [ $((number % 3)) != 0 ] || sync
+            echo 3 >/proc/sys/vm/drop_caches
+            cmp /tmp/piece "/mnt/file$((number % 20))" || { echo "$number" >>/tmp/wrong; break; }
+            echo "$number" >/tmp/copied
+        done
+    ) 2>>/tmp/wrong &
+    copier=$!
+    echo 0 >/tmp/copied
+}
+copied() { cat /tmp/copied 2>/dev/null || true; }
+has_copied() { local now; now=$(copied); [ "${now:-0}" -gt "$1" ] || [ -s /tmp/wrong ]; }
+# The load gets somewhere: it ends in an error as well.
+let_work() {
+    local now
+    now=$(copied)
+    wait_until has_copied "${now:-0}" || fail_with "the load stands still"
+    [ ! -s /tmp/wrong ] || fail_with "a file is not what was written: $(cat /tmp/wrong)"
+}
+end_load() {
+    let_work
+    rm /tmp/load
+    wait "$copier"
+    kill -INT "$fio" 2>/dev/null || fail_with "the verifying load has ended: $(cat /tmp/fio)"
+    wait "$fio" || true
+    ! grep -qE 'verify: bad|err= *[1-9]|error=' /tmp/fio || fail_with "$(cat /tmp/fio)"
+    [ ! -s /tmp/wrong ] || fail_with "$(cat /tmp/wrong)"
+    umount /mnt
+    e2fsck -fn /dev/ublkb0 >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
+}
+
+modprobe ublk_drv
+modprobe ext4
+bcache_format /dev/vda /dev/vdb
+case $scenario in
+kills)
+    mode=$1 kills=$2
+    shift 2
+    options=("$@")
+    serve
+    start_load
+    for ((kill = 0; kill < kills; kill++)); do
+        let_work
+        sleep "0.$((kill * 7 % 10))"
+        kill_server
+        serve || fail_with "not served again after kill $kill"
+    done
+    end_load
+    recovered=$(grep -c recovered=true /tmp/log)
+    [ "$recovered" = "$kills" ] || fail_with "$recovered recoveries of $kills"
+    stop_server
+    [ ! -e /dev/ublkb0 ] || fail_with "the device is still there"
+    echo "$kills kills in $mode ${options[*]}: $(copied) files: RIGHT"
+    ;;
+upgrade)
+    serve
+    start_load
+    for ((upgrade = 0; upgrade < $1; upgrade++)); do
+        let_work
+        /share/ubcache upgrade --control /tmp/control || fail_with "no upgrade"
+    done
+    end_load
+    stop_server
+    echo "$1 upgrades: $(copied) files: RIGHT"
+    ;;
+ends)
+    serve
+    mkfs.ext4 -q /dev/ublkb0
+    mkdir -p /mnt
+    mount -t ext4 /dev/ublkb0 /mnt
+    echo before >/mnt/file
+    # In use: it stays, and the next daemon goes on with it.
+    stop_server
+    [ -e /dev/ublkb0 ] || fail_with "a device in use is gone"
+    (echo after >>/mnt/file && sync && : >/tmp/synced) &
+    serve
+    wait_until test -e /tmp/synced
+    [ "$(xargs </mnt/file)" = "before after" ] || fail_with "the file is wrong"
+    ! /share/ubcache remove data --control /tmp/control 2>/tmp/why || fail_with "removed while it is mounted"
+    grep -q 'in use' /tmp/why || fail_with "$(cat /tmp/why)"
+    umount /mnt
+    stop_server
+    [ ! -e /dev/ublkb0 ] || fail_with "a device that is not in use stays"
+    # Of a daemon that does not come back.
+    serve
+    kill_server
+    /share/ubcache ublk list | grep -q 'export data' || fail_with "not listed: $(/share/ubcache ublk list)"
+    wait_until /share/ubcache ublk remove 0 >/tmp/removed
+    [ ! -e /dev/ublkb0 ] || fail_with "not removed"
+    serve
+    e2fsck -fn /dev/ublkb0 >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
+    stop_server
+    echo "ends: RIGHT"
+    ;;
+refusals)
+    rmmod ublk_drv
+    ! serve >/tmp/said || fail_with "served without the driver"
+    grep -q 'modprobe ublk_drv' /tmp/said || fail_with "$(cat /tmp/said)"
+    modprobe ublk_drv
+    serve 7
+    [ -b /dev/ublkb7 ] || fail_with "no /dev/ublkb7"
+    dd if=/dev/vda of=/tmp/other bs=1M count=64 status=none
+    /share/ubcache make -C /tmp/cache2 -B /tmp/disk2 --size 64M --bucket 64k >/dev/null
+    # The number of another set's device: that set is not served, and this one goes on.
+    ! /share/ubcache serve -C /tmp/cache2 -B /tmp/disk2 --control /tmp/control2 --page-cache --ublk 7 >/tmp/said 2>&1 ||
+        fail_with "two sets have one device"
+    grep -q 'in use' /tmp/said || fail_with "$(cat /tmp/said)"
+    dd if=/dev/ublkb7 of=/dev/null bs=4k count=16 iflag=direct status=none || fail_with "the first set does not go on"
+    # The device of a dead daemon of another set.
+    kill_server
+    ! /share/ubcache serve -C /tmp/cache2 -B /tmp/disk2 --control /tmp/control2 --page-cache --ublk 7 >/tmp/said 2>&1 ||
+        fail_with "the device of another set was taken"
+    grep -q 'ubcache ublk remove 7' /tmp/said || fail_with "$(cat /tmp/said)"
+    serve 7
+    ! serve --ublk-without magic 2>/dev/null >/tmp/said || fail_with "an unknown ability"
+    /share/ubcache doctor | grep -q 'block devices (ublk): yes' || fail_with "$(/share/ubcache doctor)"
+    /share/ubcache stop --control /tmp/control >/dev/null
+    echo "refusals: RIGHT"
+    ;;
+memory)
+    options=(--lock-memory)
+    serve
+    mkfs.ext4 -q /dev/ublkb0
+    mkdir -p /mnt /sys/fs/cgroup
+    mount -t ext4 /dev/ublkb0 /mnt
+    mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+    echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+    mkdir -p /sys/fs/cgroup/small
+    echo 48M >/sys/fs/cgroup/small/memory.max
+    # The daemon is in the group as well: its memory counts, and reclaim writes to its own device.
+    echo "$server" >/sys/fs/cgroup/small/cgroup.procs
+    (
+        echo "$BASHPID" >/sys/fs/cgroup/small/cgroup.procs
+        for round in 1 2 3; do
+            dd if=/dev/zero of=/mnt/dirty bs=1M count=160 status=none
+        done
+        : >/tmp/written
+    )
+    sync
+    [ -e /tmp/written ] || fail_with "the writer was ended"
+    kill -0 "$server" || fail_with "the daemon was ended"
+    umount /mnt
+    e2fsck -fn /dev/ublkb0 >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
+    stop_server
+    echo "memory: RIGHT"
+    ;;
+esac
