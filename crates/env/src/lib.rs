@@ -15,6 +15,7 @@
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
+//! | [`kept`] | [`KeptMemory`]: memory that outlives the process |
 //! | [`work`] | [`Work`]: steps of a poll, counted in worlds that check them |
 //! | `testing` | a script of the duties of every [`Device`] (feature `testing`) |
 
@@ -26,6 +27,7 @@ pub mod bytes;
 pub mod command;
 pub mod device;
 pub mod interval;
+pub mod kept;
 pub mod local;
 pub mod stream;
 #[cfg(feature = "testing")]
@@ -39,6 +41,7 @@ pub use bytes::ByteRange;
 pub use command::{COMMAND_ADDRESS_AT, Command, CommandDevice};
 pub use device::{Device, DeviceLimits, Durability, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
+pub use kept::KeptMemory;
 pub use stream::{Protection, Stream, StreamError};
 pub use ubcache_format::{Sector, SectorRange};
 pub use volume::{

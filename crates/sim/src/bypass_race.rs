@@ -81,6 +81,8 @@ impl Stage {
             first_cache,
             spare: None,
             replaced: Cell::new(false),
+            kept: None,
+            kept_aside: Cell::new(false),
             backing,
             word: Default::default(),
         });

@@ -42,6 +42,7 @@
 
 pub mod bypass_race;
 pub mod cache_system;
+pub mod crash;
 pub mod disk;
 pub mod driver;
 pub mod executor;
@@ -60,6 +61,7 @@ pub mod shrink;
 pub mod stream;
 pub mod system;
 
+pub use crash::Crash;
 pub use disk::{DiskConfig, Profile, SimDisk};
 pub use executor::{Policy, SimEnv, SimWorld, Stuck, WorldConfig};
 pub use plan::Plan;

@@ -192,6 +192,7 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             let mut plan = self.best.clone();
             let (ControlAction::PowerFailure(after)
             | ControlAction::HostRestart(after)
+            | ControlAction::ProcessDeath { after, .. }
             | ControlAction::Driver(_, after)
             | ControlAction::Restart(after)) = &mut plan.controls[at].action
             else {

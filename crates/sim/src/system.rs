@@ -7,6 +7,7 @@ use std::rc::Rc;
 use ubcache_engine::{Held, Rules};
 use ubcache_env::{Buf, Sector, SectorRange, Volume};
 
+use crate::crash::SimKept;
 use crate::disk::{SimDisk, Snapshot};
 use crate::executor::SimEnv;
 use crate::oracle::Violation;
@@ -27,6 +28,11 @@ pub struct Setup {
     pub replaced: Cell<bool>,
     /// The backing devices, one for each volume.
     pub backing: Vec<SimDisk>,
+    /// Memory that outlives the process, of the first cache device and of the spare one, if the
+    /// plan has any.
+    pub kept: Option<[Rc<SimKept>; 2]>,
+    /// The next process does not use it.
+    pub kept_aside: Cell<bool>,
     /// Message to the next start, and its answer.
     pub word: Word,
 }
@@ -35,6 +41,12 @@ impl Setup {
     /// The cache device.
     pub fn cache(&self) -> &SimDisk {
         self.spare.as_ref().filter(|_| self.replaced.get()).unwrap_or(&self.first_cache)
+    }
+
+    /// Kept memory of an instance with the present cache device, if it uses one.
+    pub fn kept(&self) -> Option<Rc<SimKept>> {
+        let kept = self.kept.as_ref().filter(|_| !self.kept_aside.get())?;
+        Some(kept[usize::from(self.replaced.get())].clone())
     }
 }
 
@@ -99,6 +111,8 @@ pub trait System: Sized + 'static {
     const DATA_AT: Sector;
     /// True if a stop that reports no error leaves everything durable.
     const FLUSHES_AT_STOP: bool;
+    /// True if it loses no answered request when its process dies and its kept memory does not.
+    const OUTLIVES_DEATH: bool = false;
 
     /// Prepares new devices, before the first start.
     fn prepare(setup: &Setup);

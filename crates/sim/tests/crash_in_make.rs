@@ -51,6 +51,8 @@ fn new_world(block: u32) -> (SimWorld, Rc<Setup>) {
         first_cache: cache,
         spare: None,
         replaced: Default::default(),
+        kept: Default::default(),
+        kept_aside: Default::default(),
         backing: vec![backing],
         word: Default::default(),
     };

@@ -87,6 +87,8 @@ fn a_clean_sector_that_differs_is_found() {
         first_cache: cache.clone(),
         spare: None,
         replaced: Default::default(),
+        kept: Default::default(),
+        kept_aside: Default::default(),
         backing: vec![backing.clone()],
         word: Default::default(),
     });

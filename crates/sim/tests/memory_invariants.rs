@@ -179,7 +179,7 @@ fn survivor_without_flushed_data_is_i9() {
     assert_eq!(oracle.judge_survivor(0, 2, &first), None);
     assert_eq!(oracle.judge_survivor(0, 2, &second), None);
     // With nothing running a look at the disks is a read: it settles what is there.
-    oracle.crash(Nanos(5), true);
+    oracle.crash(Nanos(5), ubcache_sim::Crash::Power);
     let begun = oracle.look(Nanos(6));
     assert_eq!(oracle.judge_rest(begun, 0, 2, &first), None);
     assert!(oracle.judge_rest(begun, 0, 2, &second).is_some(), "it was the other one");

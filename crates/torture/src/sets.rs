@@ -267,6 +267,8 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
         first_cache: cache.clone(),
         spare: None,
         replaced: Default::default(),
+        kept: Default::default(),
+        kept_aside: Default::default(),
         backing: vec![backing.clone()],
         word: Default::default(),
     };

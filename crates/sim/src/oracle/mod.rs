@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use ubcache_env::{BlockStatus, Buf, IoVec, Nanos, Sector, SectorRange};
 
+use crate::crash::Crash;
 use register::{Ending, Flushed, Keep, Moment, Register, STEP};
 use report::Row;
 use value::{Decoded, Value};
@@ -393,8 +394,8 @@ impl Oracle {
     }
 
     /// The instance that served the volumes is gone, with every operation under way.
-    pub fn crash(&mut self, now: Nanos, power: bool) {
-        self.note(now, if power { "POWER FAILURE" } else { "HOST RESTART" }.to_owned());
+    pub fn crash(&mut self, now: Nanos, crash: Crash) {
+        self.note(now, crash.name().to_owned());
         let moment = self.tick();
         self.epoch += 1;
         for state in &mut self.volumes {
@@ -403,7 +404,7 @@ impl Oracle {
             state.clients.clear();
             state.told_over.clear();
             for register in &mut state.registers {
-                register.crash(state.floor, power, moment);
+                register.crash(state.floor, crash, moment);
             }
         }
     }
@@ -442,7 +443,7 @@ impl Oracle {
         let moment = self.tick();
         for state in &mut self.volumes {
             for register in &mut state.registers {
-                register.crash(state.floor, false, moment);
+                register.crash(state.floor, Crash::Host, moment);
             }
         }
     }

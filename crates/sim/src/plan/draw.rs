@@ -61,6 +61,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         scribble: false,
         sums: Sums::default(),
         ops: Vec::new(),
+        kept_bytes: 0,
         controls: Vec::new(),
         hands: Vec::new(),
     };
@@ -102,6 +103,9 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::tight::tighten(&mut plan, &mut Rng::fork(seed, "tight"), options);
     super::old_pointers::keep_old_pointers(&mut plan, &mut Rng::fork(seed, "old"), options);
     super::flash::add_flash(&mut plan, &mut Rng::fork(seed, "flash"));
+    if options.crashes {
+        super::death::add_deaths(&mut plan, &mut Rng::fork(seed, "death"));
+    }
     plan
 }
 

@@ -7,6 +7,7 @@
 mod chains;
 mod copies;
 mod crowd;
+mod death;
 pub mod draw;
 mod early;
 mod faults;
@@ -86,6 +87,8 @@ pub struct Plan {
     pub sums: Sums,
     /// Requests of clients, each client in this order, the clients beside each other.
     pub ops: Vec<ClientOp>,
+    /// Bytes of the memory that outlives the process; 0: there is none.
+    pub kept_bytes: u32,
     /// Actions on the running system, in this order.
     pub controls: Vec<Control>,
     /// Actions on the disks while nothing runs, in this order.
@@ -261,6 +264,15 @@ pub enum ControlAction {
     PowerFailure(AfterStart),
     /// The host restarts; the devices keep their power.
     HostRestart(AfterStart),
+    /// The process dies. If it has kept memory, its clients do not notice. Where a start is not
+    /// done in time, the process dies again.
+    ProcessDeath {
+        /// The process after this one has no kept memory; the one after that finds what this one
+        /// has left.
+        aside: bool,
+        /// The next start.
+        after: AfterStart,
+    },
     /// Reads of the range of a disk fail until it is written.
     Bad {
         /// The disk, as in [`DiskFaults::disk`].
@@ -299,8 +311,11 @@ impl ControlAction {
 
     /// Returns true if an instance ends with it.
     pub fn ends_instance(&self) -> bool {
-        use ControlAction::{Driver, HostRestart, PowerFailure, Restart};
-        matches!(self, Restart(_) | PowerFailure(_) | HostRestart(_) | Driver(..))
+        use ControlAction::{Driver, HostRestart, PowerFailure, ProcessDeath, Restart};
+        matches!(
+            self,
+            Restart(_) | PowerFailure(_) | HostRestart(_) | ProcessDeath { .. } | Driver(..)
+        )
     }
 
     /// The disk that it breaks, as in [`DiskFaults::disk`].

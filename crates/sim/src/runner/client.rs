@@ -10,6 +10,7 @@ use ubcache_env::{
     VolumeError,
 };
 
+use crate::crash::Crash;
 use crate::executor::SimEnv;
 use crate::front::is_cut;
 use crate::marks::Reached;
@@ -64,12 +65,12 @@ impl Workload {
     }
 
     /// An instance is gone, its clients with it.
-    pub(super) fn crashed(&self, now: Nanos, power: bool) {
+    pub(super) fn crashed(&self, now: Nanos, crash: Crash) {
         self.busy.set(0);
         self.hammering.set(0);
         self.stopping.set(false);
         self.paused.set(false);
-        self.oracle.borrow_mut().crash(now, power);
+        self.oracle.borrow_mut().crash(now, crash);
     }
 
     fn reach(&self, change: impl FnOnce(&mut Reached)) {

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use ubcache_engine::Rules;
 
 use super::{Run, Step, Workload, make_setup, make_workload, run_world};
+use crate::crash::Crash;
 use crate::disk::CrashImage;
 use crate::executor::{SimWorld, WorldConfig};
 use crate::oracle::{Oracle, Violation};
@@ -204,6 +205,8 @@ impl Crasher {
             first_cache: cache,
             spare: None,
             replaced: Cell::new(false),
+            kept: None,
+            kept_aside: Cell::new(false),
             backing: disks.collect(),
             word: Word::default(),
         });
@@ -211,7 +214,7 @@ impl Crasher {
             oracle: RefCell::new(oracle),
             ..make_workload(&Plan { ops: Vec::new(), ..plan.clone() }, Vec::new())
         };
-        workload.crashed(self.world.now(), true);
+        workload.crashed(self.world.now(), Crash::Power);
         let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(workload), plan));
         let whole = run.clone();
         run_world(&run, async move {

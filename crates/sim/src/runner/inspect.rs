@@ -32,6 +32,15 @@ impl<S: System> Run<S> {
         Ok(())
     }
 
+    /// [`Run::inspect_rest`] where kept memory may have what the disks do not have yet: they may be
+    /// behind as far as after a power failure.
+    pub(super) fn inspect_behind(&self, when: &str) -> Step {
+        match self.setup.kept() {
+            Some(_) => self.inspect_survivor(when),
+            None => self.inspect_rest(when),
+        }
+    }
+
     /// Inspection of a running instance: its memory, and the disks after a power failure at this
     /// moment.
     pub(super) fn inspect_running(&self) -> Step {

@@ -7,32 +7,47 @@ use ubcache_env::local::{Event, first};
 use ubcache_env::{Env, Nanos, Priority};
 
 use super::{Instance, Run, STUCK_AFTER, Step};
+use crate::crash::Crash;
 use crate::system::System;
 
 impl<S: System> Run<S> {
     /// The instance is gone from one moment to the next.
-    pub(super) fn crash(&self, power: bool) -> Step {
+    pub(super) fn crash(&self, crash: Crash) -> Step {
         let instance = self.instance.take();
         if let Some(instance) = &instance {
             self.world.kill(&instance.env);
         }
         drop(instance);
-        self.after_crash(power)
+        self.after_crash(crash)
     }
 
-    pub(super) fn after_crash(&self, power: bool) -> Step {
+    fn after_crash(&self, crash: Crash) -> Step {
         self.crashes.set(self.crashes.get() + 1);
-        self.world.row(|| format!("--- {}", if power { "POWER FAILURE" } else { "HOST RESTART" }));
-        self.unplugged.set(false);
+        self.world.row(|| format!("--- {}", crash.name()));
+        let unplugged = self.unplugged.replace(false);
         for disk in self.disks() {
-            if power {
-                disk.power_failure();
-            } else {
-                disk.host_restart();
+            match crash {
+                Crash::Power => disk.power_failure(),
+                Crash::Host | Crash::Process => disk.host_restart(),
             }
         }
-        self.workload.crashed(self.world.now(), power);
-        self.inspect_rest(if power { "after a power failure" } else { "after a host restart" })
+        let kept = self.setup.kept().filter(|_| S::OUTLIVES_DEATH && !unplugged);
+        // Nothing says to a later process that a device has lost its volatile cache meanwhile.
+        if crash != Crash::Process || unplugged {
+            self.setup.kept.iter().flatten().for_each(|kept| kept.lose());
+        }
+        self.setup.kept_aside.set(false);
+        let promised = match crash {
+            // What the cache device fails to keep can't be kept for it.
+            Crash::Process if kept.is_none() || self.setup.plan.cache_may_fail() => Crash::Host,
+            crash => crash,
+        };
+        self.workload.crashed(self.world.now(), promised);
+        match crash {
+            Crash::Power => self.inspect_rest("after a power failure"),
+            Crash::Host => self.inspect_rest("after a host restart"),
+            Crash::Process => self.inspect_behind("after the death of the process"),
+        }
     }
 
     pub(super) async fn stop(&self) -> Step {
@@ -50,16 +65,17 @@ impl<S: System> Run<S> {
             if !self.workload.errors_expected.get() {
                 return Err(self.violation("the stop failed", error));
             }
-            self.crash(false)?;
+            self.crash(Crash::Host)?;
             return Ok(());
         }
         let instance = self.instance.take().expect("it was there for the stop");
         self.world.kill(&instance.env);
         drop((instance, system));
+        self.setup.kept_aside.set(false);
         let gone = self.unplugged.replace(false);
         if gone {
             // Writes that the disk had not made durable are gone, as in a crash.
-            self.workload.crashed(self.world.now(), false);
+            self.workload.crashed(self.world.now(), Crash::Host);
         } else if S::FLUSHES_AT_STOP {
             self.workload.oracle.borrow_mut().stopped();
         }
@@ -76,13 +92,15 @@ impl<S: System> Run<S> {
         self.inspect_rest("after a stop")
     }
 
-    /// Starts an instance; `again`: the power fails after so much time if it has not come up by
+    /// Starts an instance; `again`: it ends like this after so much time if it has not come up by
     /// then.
-    pub(super) async fn start(&self, again: Option<Nanos>) -> Step {
-        if let Some(delay) = again
+    pub(super) async fn start(&self, again: Option<(Nanos, Crash)>) -> Step {
+        if let Some((delay, crash)) = again
             && self.start_for(delay).await?.is_none()
         {
-            self.after_crash(true)?;
+            let aside = self.setup.kept_aside.get();
+            self.after_crash(crash)?;
+            self.setup.kept_aside.set(aside);
         }
         if self.instance.borrow().is_some() {
             return Ok(());
@@ -157,7 +175,7 @@ impl<S: System> Run<S> {
                 if losses() > losses_before {
                     self.workload.oracle.borrow_mut().start_lost(self.world.now());
                 }
-                self.inspect_rest("after a start that failed")?;
+                self.inspect_behind("after a start that failed")?;
                 Ok(Some(Err(error)))
             }
             (_, None) => {

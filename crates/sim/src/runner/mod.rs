@@ -25,6 +25,7 @@ use ubcache_engine::Rules;
 use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 
+use crate::crash::Crash;
 use crate::disk::{Counters, Faults, Kept, Outage, SimDisk, ZoneFaults};
 use crate::executor::{SimEnv, SimWorld, WorldConfig, show_time};
 use crate::front::Front;
@@ -76,7 +77,7 @@ pub struct Outcome {
     pub operations: u64,
     /// Operations that failed (because a device did).
     pub errors: u64,
-    /// Power failures and host restarts.
+    /// Power failures, host restarts and deaths of the process.
     pub crashes: u64,
     /// Virtual time that has passed.
     pub time: Nanos,
@@ -281,7 +282,7 @@ impl<S: System> Run<S> {
     async fn last_check(&self) -> Step {
         self.faults.set(false);
         if self.unplugged.get() {
-            self.crash(false)?;
+            self.crash(Crash::Host)?;
             self.start(None).await?;
         }
         self.repair_devices(false);
@@ -290,7 +291,7 @@ impl<S: System> Run<S> {
         self.patiently("the last flush", flush_everything(&env, &self.workload, &fronts)).await?;
         drop(fronts);
         if self.setup.plan.last_crash {
-            self.crash(true)?;
+            self.crash(Crash::Power)?;
         } else {
             self.stop().await?;
         }
@@ -422,7 +423,7 @@ impl<S: System> Run<S> {
                 self.wait_until(|workload| workload.busy.get() == 0).await?;
                 self.stop().await?;
                 self.workload.paused.set(false);
-                self.go_on(*after).await?;
+                self.go_on(*after, Crash::Power).await?;
             }
             ControlAction::Driver(run, after) => {
                 self.workload.paused.set(true);
@@ -430,15 +431,20 @@ impl<S: System> Run<S> {
                 self.stop().await?;
                 self.workload.paused.set(false);
                 self.driver_runs(run);
-                self.go_on(*after).await?;
+                self.go_on(*after, Crash::Power).await?;
             }
             ControlAction::PowerFailure(after) => {
-                self.crash(true)?;
-                self.go_on(*after).await?;
+                self.crash(Crash::Power)?;
+                self.go_on(*after, Crash::Power).await?;
             }
             ControlAction::HostRestart(after) => {
-                self.crash(false)?;
-                self.go_on(*after).await?;
+                self.crash(Crash::Host)?;
+                self.go_on(*after, Crash::Power).await?;
+            }
+            ControlAction::ProcessDeath { aside, after } => {
+                self.crash(Crash::Process)?;
+                self.setup.kept_aside.set(*aside);
+                self.go_on(*after, Crash::Process).await?;
             }
             ControlAction::Bad { disk, range } => {
                 self.note(format!("disk {disk}: {range} has become unreadable"));
@@ -500,9 +506,10 @@ impl<S: System> Run<S> {
         });
     }
 
-    async fn go_on(&self, after: AfterStart) -> Step {
+    /// Goes on with another instance. `again`: what ends its start if that is not done in time.
+    async fn go_on(&self, after: AfterStart, again: Crash) -> Step {
         self.other_hands().await?;
-        self.start(after.again).await?;
+        self.start(after.again.map(|delay| (delay, again))).await?;
         if after.check {
             self.check().await?;
         }

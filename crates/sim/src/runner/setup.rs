@@ -8,6 +8,7 @@ use ubcache_engine::Rules;
 use ubcache_env::local::Notify;
 
 use super::client::Workload;
+use crate::crash::SimKept;
 use crate::disk::{DiskConfig, SimDisk};
 use crate::executor::SimWorld;
 use crate::oracle::Oracle;
@@ -74,6 +75,11 @@ pub(super) fn make_setup<S: System>(
         first_cache,
         spare: plan.replaces_cache().then(|| cache("spare")),
         replaced: Cell::new(false),
+        kept: (plan.kept_bytes > 0).then(|| {
+            let kept = || Rc::new(SimKept::new(plan.kept_bytes as usize));
+            [kept(), kept()]
+        }),
+        kept_aside: Cell::new(false),
         backing,
         word: Word::default(),
     });

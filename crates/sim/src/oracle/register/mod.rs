@@ -28,6 +28,7 @@ use smallvec::{SmallVec, smallvec};
 
 use self::config::{Config, MERGE_AT, Past, Pending, merge_alike};
 use super::value::Value;
+use crate::crash::Crash;
 pub use config::Flushed;
 
 /// A moment. Events of the oracle are [`STEP`] apart; an event orders what it does within itself.
@@ -184,20 +185,25 @@ impl Register {
     }
 
     /// The instance that served this register is gone. `flushed` is the floor that flushes have
-    /// set; `power`: what un-flushed values there were are settled now.
-    pub fn crash(&mut self, flushed: Moment, power: bool, now: Moment) {
-        let allowed = self.after_crash(flushed);
+    /// set. After a power failure un-flushed values are settled; after the death of a process that
+    /// loses nothing, no value is there but the present one or one of a write under way.
+    pub fn crash(&mut self, flushed: Moment, crash: Crash, now: Moment) {
+        let returning = self.after_crash(flushed);
+        let allowed = match crash {
+            Crash::Power | Crash::Host => returning.clone(),
+            Crash::Process => self.after_death(),
+        };
         self.pending.clear();
-        if allowed.len() == 1 && self.configs.len() == 1 {
+        if returning.len() == 1 && allowed.len() == 1 && self.configs.len() == 1 {
             self.configs[0] = Config::new(allowed[0]);
             return;
         }
         // Without a power failure the devices still hold un-flushed data; a later power failure may
         // take it.
-        let past: SmallVec<[_; 1]> = if power {
+        let past: SmallVec<[_; 1]> = if crash == Crash::Power {
             SmallVec::new()
         } else {
-            allowed.iter().map(|&value| Past { value, replaced: now, buried: now }).collect()
+            returning.iter().map(|&value| Past { value, replaced: now, buried: now }).collect()
         };
         self.configs = allowed
             .into_iter()
@@ -217,7 +223,16 @@ impl Register {
 
     /// Every value that a crash now may leave.
     pub fn after_crash(&self, flushed: Moment) -> Vec<Value> {
-        let mut values = self.values(|past| past.buried >= flushed.max(1));
+        self.with_pending(self.values(|past| past.buried >= flushed.max(1)))
+    }
+
+    /// Every value that the death of a process that loses nothing may leave.
+    fn after_death(&self) -> Vec<Value> {
+        self.with_pending(self.values(|_| false))
+    }
+
+    /// Adds the values of the writes that have not taken effect yet.
+    fn with_pending(&self, mut values: Vec<Value>) -> Vec<Value> {
         for pending in &self.pending {
             if self.configs.iter().any(|config| config.todo & (1 << pending.slot) != 0) {
                 values.push(pending.value);

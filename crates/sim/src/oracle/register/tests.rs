@@ -65,7 +65,7 @@ fn a_crash_goes_back_to_the_last_flush_and_no_further() {
     fua.begin_write(3, OLD, true);
     fua.end_write(3, Ending::Done, 28, KEEP);
     assert_eq!(fua.after_crash(12), [OLD]);
-    register.crash(12, true, 36);
+    register.crash(12, Crash::Power, 36);
     assert!(register.end_read(A, 40, 44, KEEP));
     assert!(!register.end_read(B, 48, 52, KEEP), "the choice is made once");
 }

@@ -147,6 +147,10 @@ pub(super) fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
         "driver" => parse_driver(words)?,
         "power-failure" => ControlAction::PowerFailure(parse_after(words)?),
         "host-restart" => ControlAction::HostRestart(parse_after(words)?),
+        "process-death" => {
+            let aside = words.takes("aside");
+            ControlAction::ProcessDeath { aside, after: parse_after(words)? }
+        }
         "bad" => ControlAction::Bad { disk: number(words.word()?)?, range: span(words.word()?)? },
         "disconnect" => ControlAction::Disconnect { volume: words.prefixed("v")? },
         "outage" => {

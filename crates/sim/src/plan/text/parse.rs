@@ -31,6 +31,7 @@ struct Draft {
     hammers: Vec<Hammer>,
     scribble: bool,
     sums: Sums,
+    kept_bytes: u32,
     ops: Vec<ClientOp>,
     controls: Vec<Control>,
     hands: Vec<Hand>,
@@ -71,6 +72,7 @@ impl Draft {
                 self.sums =
                     Sums { fill_bytes: words.num("fill-bytes")?, copies: words.num("copies")? }
             }
+            "kept" => self.kept_bytes = words.num("bytes")?,
             "at" => self.controls.push(parse_control(&mut words)?),
             "hand" => {
                 self.hands.push(line.parse()?);
@@ -131,6 +133,7 @@ impl FromStr for Plan {
             sums,
             scribble,
             hammers,
+            kept_bytes,
             ops,
             controls,
             hands,
@@ -177,6 +180,7 @@ impl FromStr for Plan {
             hammers,
             scribble,
             sums,
+            kept_bytes,
             ops,
             controls,
             hands,

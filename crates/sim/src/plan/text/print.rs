@@ -59,6 +59,9 @@ impl fmt::Display for Plan {
         if self.scribble {
             writeln!(f, "scribble")?;
         }
+        if self.kept_bytes > 0 {
+            writeln!(f, "kept bytes={}", self.kept_bytes)?;
+        }
         if self.sums != Sums::default() {
             writeln!(f, "sums fill-bytes={} copies={}", self.sums.fill_bytes, self.sums.copies)?;
         }
@@ -220,6 +223,9 @@ impl fmt::Display for ControlAction {
             ControlAction::Driver(run, after) => write!(f, "{run}{after}"),
             ControlAction::PowerFailure(after) => write!(f, "power-failure{after}"),
             ControlAction::HostRestart(after) => write!(f, "host-restart{after}"),
+            ControlAction::ProcessDeath { aside, after } => {
+                write!(f, "process-death{}{after}", if *aside { " aside" } else { "" })
+            }
             ControlAction::Bad { disk, range } => write!(f, "bad {disk} {}", Span(*range)),
             ControlAction::Disconnect { volume } => write!(f, "disconnect v{volume}"),
             ControlAction::Outage { disk, outage, span } => {
