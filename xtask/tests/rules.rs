@@ -63,6 +63,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("Y2", "the model's data has a backing device"),
     ("Y3", "the model's data has a backing device"),
     ("V2", "no buckets"),
+    ("V3", "the journal of the model has no memory beside it"),
     ("H1", "nobody else runs the set"),
     ("H2", "nobody else runs the set"),
     ("G1", "no generations"),

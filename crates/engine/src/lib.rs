@@ -75,6 +75,7 @@ pub use coherence::{OwedErrors, OwedStream};
 pub use errors::EngineError;
 pub use flash::FlashVolume;
 pub use flash::exported::Exported;
+pub use journal::kept::{KEPT_BYTES, KeptOutcome, KeptState};
 pub use memory_held::{Held, HeldKind};
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, UnknownMutant};

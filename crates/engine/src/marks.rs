@@ -148,6 +148,15 @@ pub const MARKS: &[(&str, &str)] = &[
     ("replayed_removal", "replay met a removal record"),
     ("replayed_over_a_key", "replay met a record over an existing key"),
     ("replayed_stale_record", "replay met a record whose bucket was given up"),
+    // The kept memory.
+    (
+        "kept_replayed",
+        "a start replays records that were not on the device when the process died (V3)",
+    ),
+    ("kept_nothing_waits", "a start finds that the kept memory fits, and has no record more (V3)"),
+    ("kept_mismatch", "a start does not use the kept memory: somebody else had the set (V3)"),
+    ("kept_full", "a change waits for room in the kept memory"),
+    ("kept_given_up", "the kept memory of a set that fails is not to be used (V3)"),
     // Buckets.
     ("prio_write", "a prio chain is written"),
     (

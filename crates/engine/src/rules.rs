@@ -224,6 +224,16 @@ rules! {
         "removals are replayed";
     V2PromiseTakenBack, ["V2"],
         "an early start uses promised buckets last, when the promise is durably taken back";
+    V3KeptWithRecord, ["V3"],
+        "a record is in the kept memory before its request is answered";
+    V3DroppedWhenDurable, ["V3"],
+        "the kept memory gives up records that are durably in the journal";
+    V3OneRun, ["V3"],
+        "kept records are used behind the journal entry that their run wrote last";
+    V3CopiedAtStart, ["V3"],
+        "a start keeps the records that it has found until they are in the journal";
+    V3GivenUp, ["V3", "J3"],
+        "the kept memory of a set that has failed is not used";
     // Handing over.
     H1StampBound, ["H1"],
         "a mark counts in the journal entry that it was made for only";

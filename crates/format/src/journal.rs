@@ -139,6 +139,8 @@ pub struct EntryHead {
     pub last_seq: JournalSeq,
     /// The bytes that it takes on disk.
     pub bytes: usize,
+    /// Its checksum.
+    pub checksum: u64,
 }
 
 /// [`parse_entry`] without the contents; it refuses the same entries.
@@ -154,7 +156,13 @@ pub fn entry_head(geometry: &Geometry, bytes: &[u8]) -> Result<EntryHead, Format
         seq: JournalSeq(u64_at(bytes, 16)),
         last_seq: JournalSeq(u64_at(bytes, 32)),
         bytes: (round_up(length as u64, geometry.block_bytes()) as usize).min(bytes.len()),
+        checksum: u64_at(bytes, 0),
     })
+}
+
+/// The checksum of the entry at the start of `bytes`.
+pub fn entry_checksum(bytes: &[u8]) -> u64 {
+    u64_at(bytes, 0)
 }
 
 /// Version of the entry at the start of `bytes`; with 0, volume-table entries are 64 bytes long.

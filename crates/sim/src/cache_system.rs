@@ -8,7 +8,7 @@ use ubcache_engine::{
     AttachOptions, CacheSet, CacheUse, CachedVolume, Choice, EngineError, Exported, FlashVolume,
     Generations, Held, ServedVolume, SetOptions, Tuning,
 };
-use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange};
+use ubcache_env::{Buf, Env, KeptMemory, Nanos, Sector, SectorRange};
 use ubcache_format::{
     CacheMode, DEFAULT_DATA_OFFSET, Replacement, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
     Superblock, Uuid,
@@ -158,6 +158,7 @@ fn options(setup: &Setup) -> SetOptions {
             },
             ..standard
         },
+        kept: setup.kept().map(|kept| -> Rc<dyn KeptMemory> { kept }),
         rules: setup.rules,
         ..SetOptions::default()
     }
@@ -309,6 +310,7 @@ impl System for CacheSystem {
     type Volume = Exported<SimEnv>;
     const DATA_AT: Sector = DEFAULT_DATA_OFFSET;
     const FLUSHES_AT_STOP: bool = true;
+    const OUTLIVES_DEATH: bool = true;
 
     fn prepare(setup: &Setup) {
         let Plan { seed, volumes, .. } = &setup.plan;

@@ -11,6 +11,7 @@
 //! | [`reservation`] | the right to append records: the ledger of the ring |
 //! | [`header`] | the part of every entry that is no record |
 //! | [`write`] | appending, group commit, waiting for durability, the writer task |
+//! | [`kept`], [`kept_log`] | records that outlive the process before they are written (V3) |
 //! | [`read`] | reading the journal at start |
 //!
 //! The journal knows no leaf and no bucket: the index sets its pins, and makes room when
@@ -27,9 +28,12 @@ use ubcache_format::{BucketNr, JournalSeq, Key, Stamp};
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::rules::Rule;
+use kept::{Kept, Waiting};
 use pins::EntryPins;
 
 mod header;
+pub(crate) mod kept;
+pub(crate) mod kept_log;
 pub(crate) mod pins;
 pub(crate) mod read;
 pub(crate) mod reservation;
@@ -87,6 +91,17 @@ impl State {
         sealed
     }
 
+    /// An earlier run had this entry, open or waiting for its turn; the last of them is open again.
+    fn reopen(&mut self, keys: Vec<Key>, now: Nanos) {
+        if !self.open_keys.is_empty() {
+            let sealed = self.seal();
+            self.sealed.push_back(sealed);
+        }
+        self.open_bytes = keys.iter().map(|key| key.words() as u64 * 8).sum();
+        self.open_keys = keys;
+        self.opened_at = Some(now);
+    }
+
     /// The records of an entry are not needed any more.
     fn give_back(&mut self, mut keys: Vec<Key>) {
         if keys.capacity() <= SPARE_KEYS_MAX {
@@ -101,6 +116,8 @@ pub(crate) struct Journal<E: Env> {
     /// Entries that the index needs.
     pins: Rc<EntryPins>,
     state: RefCell<State>,
+    /// Memory that outlives the process.
+    kept: Option<Kept>,
     /// Records that somebody may append and has not yet.
     reserved: Cell<usize>,
     /// Held by the task that is the next to get room for records.
@@ -118,16 +135,18 @@ pub(crate) struct Journal<E: Env> {
 }
 
 impl<E: Env> Journal<E> {
-    /// A journal whose next entry is `next`.
+    /// A journal whose next entry is `next`. `waiting`: records of that one and of later ones, which
+    /// an earlier run could not write.
     pub fn new(
         context: Context<E>,
         pins: Rc<EntryPins>,
         header: Header,
         ring: ring::Ring,
         next: JournalSeq,
+        (kept, waiting): (Option<Kept>, Waiting),
     ) -> Journal<E> {
         let durable = JournalSeq(next.0 - 1);
-        Journal {
+        let journal = Journal {
             context,
             pins,
             state: RefCell::new(State {
@@ -147,6 +166,7 @@ impl<E: Env> Journal<E> {
                 failed: None,
                 closed: false,
             }),
+            kept,
             reserved: Cell::new(0),
             queue: Lock::default(),
             chains_first: Cell::new(false),
@@ -154,6 +174,20 @@ impl<E: Env> Journal<E> {
             progress: Notify::default(),
             reclaim: Notify::default(),
             room: Notify::default(),
+        };
+        for keys in waiting {
+            journal.state.borrow_mut().reopen(keys, journal.context.env.now());
+        }
+        journal
+    }
+
+    /// The set has failed, and what records name may be lost.
+    pub fn give_up_kept(&self) {
+        if let Some(kept) = &self.kept
+            && self.keeps(Rule::V3GivenUp)
+        {
+            self.context.env.mark("kept_given_up");
+            kept.give_up();
         }
     }
 
@@ -186,6 +220,12 @@ impl<E: Env> Journal<E> {
         }
         let failed = self.state.borrow().failed.clone();
         failed.map(|source| EngineError::Io { what: "writing the journal", source })
+    }
+
+    /// The kept memory, if this rule of it is switched off.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn kept_without(&self, rule: Rule) -> Option<&Kept> {
+        self.kept.as_ref().filter(|_| !self.keeps(rule))
     }
 
     fn keeps(&self, rule: Rule) -> bool {

@@ -9,6 +9,7 @@ use ubcache_format::{
     scan_heads_strictly, select_replay, torn_entry,
 };
 
+use super::kept::Waiting;
 use super::ring::Ring;
 use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
@@ -52,6 +53,7 @@ pub(crate) async fn read_journal<E: Env>(
     let (used_bytes, torn_tail) = (end_of(last), torn > last.map(|(_, head)| head.seq));
     let needed = last.map(|(_, head)| head.last_seq.min(head.seq));
     let newest = last.map(|(_, head)| head.seq);
+    let checksum = last.map_or(0, |(_, head)| head.checksum);
     let mut before = None;
     let mut scanned = Vec::with_capacity(buckets.len());
     for (bucket, index) in buckets.into_iter().zip(0_u32..) {
@@ -63,7 +65,7 @@ pub(crate) async fn read_journal<E: Env>(
         .map_err(EngineError::format("journal", start_of(geometry, 0)))?;
     let newest = range.newest().expect("a replay range has an entry");
     let last_run = LastRun::of(newest, before.as_ref());
-    Ok(Found { range: Rc::new(range), used_bytes, torn_tail, last_run })
+    Ok(Found { range: Rc::new(range), used_bytes, torn_tail, last_run, checksum })
 }
 
 /// A journal bucket that was read.
@@ -136,6 +138,8 @@ fn end_of(last: Option<&(u32, EntryHead)>) -> u64 {
 /// The journal as it was found.
 pub(crate) struct Found {
     pub range: Rc<ReplayRange>,
+    /// Checksum of the newest entry on the device.
+    checksum: u64,
     /// Bytes of the newest entry's bucket up to the end of that entry.
     used_bytes: u64,
     /// The write of an entry after the newest one was cut off. Nothing depends on it: it was never
@@ -143,6 +147,29 @@ pub(crate) struct Found {
     pub torn_tail: bool,
     /// Program that ran the set last.
     pub last_run: LastRun,
+}
+
+impl Found {
+    /// Number and checksum of the newest entry on the device.
+    pub fn newest_entry(&self) -> (JournalSeq, u64) {
+        let newest = self.range.newest().expect("a replay range has an entry");
+        (newest.seq, self.checksum)
+    }
+
+    /// More entries are to be replayed, behind the newest one on the device. They say of the set
+    /// what that one says.
+    pub fn add_entries(&mut self, waiting: &Waiting) {
+        if waiting.is_empty() {
+            return;
+        }
+        let mut range = (*self.range).clone();
+        let mut last = range.newest().expect("a replay range has an entry").clone();
+        for keys in waiting {
+            last = JournalEntry { seq: last.seq.next(), keys: keys.clone(), ..last };
+            range.entries.push(last.clone());
+        }
+        self.range = Rc::new(range);
+    }
 }
 
 /// The ring as it is after replay, and the number of the next entry.

@@ -80,8 +80,20 @@ impl<E: Env> Journal<E> {
         if !self.takes(records) {
             return None;
         }
+        if !self.has_kept_room(records) {
+            self.context.env.mark("kept_full");
+            // The entry that is written next gives some back.
+            self.hurry();
+            return None;
+        }
         self.reserved.set(self.reserved.get() + records);
         Some(Reservation { journal: self, left: records })
+    }
+
+    /// The kept memory takes so many records beside those that others have reserved.
+    #[inline]
+    fn has_kept_room(&self, records: usize) -> bool {
+        self.kept.as_ref().is_none_or(|kept| kept.has_room(self.reserved.get() + records))
     }
 
     /// Waits for room for so many records, in order of request.
@@ -218,10 +230,16 @@ impl<E: Env> Journal<E> {
         self.state.borrow().ring.is_tight()
     }
 
-    /// An entry for a chain has room beside those that were granted already.
+    /// An entry for a chain has room beside those that were granted already, and behind those that
+    /// wait for their turn.
     pub fn takes_chain(&self) -> bool {
         let state = self.state.borrow();
-        state.ring.takes_chains(state.granted)
+        let blocks = |keys: &Vec<Key>| {
+            let geometry = &self.context.geometry;
+            ubcache_format::entry_bytes(geometry, keys) / geometry.block_bytes()
+        };
+        let waiting: u64 = state.sealed.iter().map(|(_, keys)| blocks(keys)).sum();
+        state.ring.takes_chains(state.granted + waiting + blocks(&state.open_keys) - 1)
     }
 }
 

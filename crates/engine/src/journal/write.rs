@@ -2,7 +2,9 @@
 
 use ubcache_env::local::first;
 use ubcache_env::{Buf, Durability, Env, Nanos};
-use ubcache_format::{JournalEntry, JournalSeq, Key, Padding, SECTOR_BYTES, encode_entry};
+use ubcache_format::{
+    JournalEntry, JournalSeq, Key, Padding, SECTOR_BYTES, encode_entry, entry_checksum,
+};
 
 use super::Journal;
 use crate::errors::EngineError;
@@ -18,6 +20,11 @@ impl<E: Env> Journal<E> {
             let sealed = state.seal();
             state.sealed.push_back(sealed);
             self.wake.notify_all();
+        }
+        if let Some(kept) = &self.kept
+            && self.keeps(Rule::V3KeptWithRecord)
+        {
+            kept.add(state.open_seq, &key);
         }
         state.open_keys.push(key);
         state.open_bytes += bytes;
@@ -159,6 +166,8 @@ impl<E: Env> Journal<E> {
             let mut state = self.state.borrow_mut();
             state.sealed.pop_front().unwrap_or_else(|| state.seal())
         };
+        #[cfg(feature = "mutants")]
+        self.keep_late(seq, &keys);
         let bytes = ubcache_format::entry_bytes(&self.context.geometry, &keys);
         let last_seq = self.last_seq_of(seq);
         let place = {
@@ -194,7 +203,15 @@ impl<E: Env> Journal<E> {
         }
         let at = self.context.geometry.bucket_start(self.context.geometry.journal_bucket(index))
             + offset / SECTOR_BYTES;
+        if let Some(kept) = &self.kept {
+            kept.submits(seq, entry_checksum(&entry));
+        }
+        #[cfg(feature = "mutants")]
+        self.drop_kept_early(seq);
         self.context.cache.write(at, Buf::from_bytes(&entry).into(), Durability::Fua).await?;
+        if let Some(kept) = &self.kept {
+            kept.durable(seq);
+        }
         {
             let mut state = self.state.borrow_mut();
             state.ring.written(entry.len() as u64, seq, last_seq);

@@ -8,12 +8,15 @@
 //! |---|---|
 //! | here | the table: the name, the rules that are switched off, the engine's behaviour |
 //! | `historic` | protocols P0 to P2, which need code of their own |
+//! | `kept` | mutants of the kept memory |
 //! | `bodies` | other mutants that need code of their own |
 
 mod bodies;
 mod historic;
+mod kept;
 
 pub(crate) use bodies::{stamp_of_any_entry, write_superblock_unflushed};
+pub(crate) use kept::any_anchor;
 
 use std::str::FromStr;
 
@@ -211,6 +214,18 @@ mutants! {
         "garbage collection gives up what was empty when its pass began, without looking again";
     MoveOvertakesWrites, "move-overtakes-writes", [M1MoveIfUnchanged],
         "a move points the key to the copy although it was overwritten meanwhile";
+    // The kept memory.
+    KeptLate, "kept-late", [V3KeptWithRecord],
+        "records come to the kept memory when their entry is written, after their requests were \
+         answered";
+    KeptDroppedEarly, "kept-dropped-early", [V3DroppedWhenDurable],
+        "records leave the kept memory when their entry is submitted";
+    KeptOfAnotherRun, "kept-of-another-run", [V3OneRun],
+        "kept records are used although somebody else had the set meanwhile";
+    KeptErasedAtStart, "kept-erased-at-start", [V3CopiedAtStart],
+        "a start that has read the kept memory erases it";
+    KeptAfterFailure, "kept-after-failure", [V3GivenUp],
+        "kept records are used although a flush of the cache device failed";
     // Generations that go round.
     InteriorPointersDoNotAge, "interior-pointers-do-not-age", [G1InteriorPointersCount],
         "garbage collection looks for old pointers in leaves only";

@@ -39,6 +39,7 @@ impl<E: Env> Set<E> {
         let set = Rc::downgrade(self);
         self.context.health.when_failed(move || {
             let Some(set) = set.upgrade() else { return };
+            set.journal.give_up_kept();
             set.journal.fail();
             set.allocator.wake_all();
             set.state_changed.notify_all();

@@ -23,7 +23,7 @@ use std::rc::{Rc, Weak};
 
 use former_owner::TakenOver;
 use ubcache_env::local::{Lock, Notify};
-use ubcache_env::{Env, Task};
+use ubcache_env::{Env, KeptMemory, Task};
 use ubcache_format::{Inode, JournalSeq, Superblock};
 
 use crate::alloc::allocator::Allocator;
@@ -36,6 +36,7 @@ use crate::gc::Gc;
 use crate::index::Index;
 use crate::inspect::SetView;
 use crate::journal::Journal;
+use crate::journal::kept::KeptState;
 use crate::memory_held::Held;
 use crate::rules::Rules;
 use crate::settings::SetSettings;
@@ -77,6 +78,9 @@ pub struct SetOptions {
     /// [`Choice`](crate::Choice): if one of them is not of one run with the cache, the set is not
     /// opened, and nothing is changed on any device.
     pub expected: Vec<Superblock>,
+    /// Memory that outlives the process, of this set alone and of [`KEPT_BYTES`]: with it, a start
+    /// after the death of the process loses no request that was answered (rule V3).
+    pub kept: Option<Rc<dyn KeptMemory>>,
     /// The rule that is broken, for the simulator: none.
     pub rules: Rules,
 }
@@ -115,6 +119,7 @@ struct Set<E: Env> {
     /// The former owner of the set, if this start took it over.
     taken_over: Cell<Option<TakenOver>>,
     replayed: Cell<Replayed>,
+    kept_state: Cell<Option<KeptState>>,
     stopping_at: Cell<Option<StopStep>>,
     /// All buckets are counted, or the set fails or stops.
     state_changed: Notify,
@@ -178,6 +183,11 @@ impl<E: Env> CacheSet<E> {
     /// The journal as this start found it.
     pub fn replayed(&self) -> Replayed {
         self.set.replayed.get()
+    }
+
+    /// The kept memory as this start found it; `None` without one.
+    pub fn kept_state(&self) -> Option<KeptState> {
+        self.set.kept_state.get()
     }
 
     /// The step of the stop that is under way.

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use ubcache_env::local::{Lock, Notify};
 use ubcache_env::{Env, Priority};
 use ubcache_format::{
-    Drops, Geometry, JournalEntry, LastRun, Reach, ReplayRange, Stamp, Superblock, UuidEntry,
-    parse_uuids,
+    Drops, Geometry, JournalEntry, JournalSeq, LastRun, Reach, ReplayRange, Stamp, Superblock,
+    UuidEntry, parse_uuids,
 };
 
 use super::former_owner::FormerRun;
@@ -25,8 +25,10 @@ use crate::events::SetEvent;
 use crate::gc::Gc;
 use crate::index::Index;
 use crate::index::extent::LAST;
+use crate::journal::kept::{Kept, KeptOutcome, KeptState, Waiting, give_up};
 use crate::journal::pins::EntryPins;
 use crate::journal::read::{Found, read_journal, ring_after};
+use crate::journal::ring::Ring;
 use crate::journal::{Header, Journal};
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
@@ -54,19 +56,22 @@ impl<E: Env> CacheSet<E> {
         // V1: what the last instance wrote may sit in a volatile cache still, and is about to be
         // taken for durable.
         if options.rules.keeps(Rule::V1FlushAtOpen) {
-            cache.flush().await.map_err(EngineError::io("flushing the cache device"))?;
+            let flushed = cache.flush().await;
+            if let (Err(_), Some(kept)) = (&flushed, &options.kept) {
+                give_up(&**kept);
+            }
+            flushed.map_err(EngineError::io("flushing the cache device"))?;
         }
         if !superblock.sync() {
             env.mark("first_run");
             first_run(&env, &cache, &mut superblock, options.tuning.slice_steps).await?;
         }
         let geometry = superblock.geometry();
-        let found = read_journal(&env, &cache, &geometry, &superblock).await?;
+        let mut found = read_journal(&env, &cache, &geometry, &superblock).await?;
         if found.torn_tail {
             env.mark("torn_journal_tail");
         }
-        let range = &found.range;
-        let newest = range.newest().expect("a replay range has an entry").clone();
+        let newest = found.range.newest().expect("a replay range has an entry").clone();
         check_entry(&newest)?;
         let mut buckets =
             Buckets::new(geometry, options.tuning.generations, options.rules, env.work());
@@ -84,16 +89,28 @@ impl<E: Env> CacheSet<E> {
         let former = crate::mutants::stamp_of_any_entry(&newest, options.rules).unwrap_or(former);
         let lazy = options.tuning.lazy_start && former.own_chain && former.drops.is_none();
         let keep_clean = options.keep_clean || !options.rules.keeps(Rule::H2DropsClean);
+        let ring = ring_after(&found, &geometry);
+        let memory = options.kept.clone();
+        let kept = memory.map(|memory| {
+            Kept::open(&env, memory, &found, &geometry, (superblock.seq, options.rules))
+        });
+        let (kept, kept_state, waiting) = match kept {
+            Some((kept, state, waiting)) => (Some(kept), Some(state), waiting),
+            None => (None, None, Waiting::new()),
+        };
+        found.add_entries(&waiting);
+        let range = &found.range;
         let set = assemble(
             env,
             cache,
             superblock,
             options,
-            &found,
+            (ring, (kept, waiting)),
             (&newest, former),
             (buckets, chain),
             uuids,
         );
+        set.kept_state.set(kept_state);
         set.takes_calls();
         set.learn_policy().await;
         set.index.read_tree(&newest).await?;
@@ -161,7 +178,7 @@ fn assemble<E: Env>(
     cache: CountedDevice<E>,
     superblock: Superblock,
     options: SetOptions,
-    found: &Found,
+    ((ring, next), kept): ((Ring, JournalSeq), (Option<Kept>, Waiting)),
     (newest, stamp): (&JournalEntry, Stamp),
     (mut buckets, chain): (Buckets, Chain),
     uuids: Vec<UuidEntry>,
@@ -184,10 +201,9 @@ fn assemble<E: Env>(
         prio_bucket: newest.prio_bucket,
         stamp,
     };
-    let (ring, next) = ring_after(found, &geometry);
     let context = Context::new(env, cache, geometry, settings, options.tuning, options.rules);
     let pins = Rc::new(EntryPins::default());
-    let journal = Rc::new(Journal::new(context.clone(), pins.clone(), header, ring, next));
+    let journal = Rc::new(Journal::new(context.clone(), pins.clone(), header, ring, next, kept));
     let allocator = Allocator::new(context.clone(), journal.clone(), buckets, chain);
     let allocator = Rc::new(allocator);
     let index = Index::new(context.clone(), journal.clone(), allocator.clone(), pins);
@@ -215,6 +231,7 @@ fn assemble<E: Env>(
         mark_at: Cell::default(),
         taken_over: Cell::new(None),
         replayed: Cell::default(),
+        kept_state: Cell::default(),
         stopping_at: Cell::default(),
         state_changed: Notify::default(),
         tasks: RefCell::default(),
@@ -325,6 +342,12 @@ impl<E: Env> Set<E> {
         }
         let gc = self.gc.clone();
         self.spawn(Priority::Background, async move { gc.run().await });
+        if let Some(KeptState { outcome: KeptOutcome::Continued { records: 1.. }, .. }) =
+            self.kept_state.get()
+        {
+            // V1: as durable as what the device had, before anything is served.
+            self.journal.flush().await?;
+        }
         if self.context.keeps(Rule::V1FlushAtOpen) {
             self.note_start().await?;
         }

@@ -3,7 +3,8 @@
 
 use ubcache_env::Nanos;
 
-use super::{AfterStart, ControlAction, Plan};
+use super::{Action, AfterStart, ControlAction, Plan};
+use crate::disk::Profile;
 use crate::rng::Rng;
 
 /// One plan in so many has such deaths.
@@ -16,7 +17,10 @@ pub(super) fn add_deaths(plan: &mut Plan, rng: &mut Rng) {
         return;
     }
     // Small ones are full before the ring is.
-    plan.kept_bytes = rng.pick(&[12 << 10, 24 << 10, 64 << 10, 1 << 20, 1 << 20]);
+    plan.kept_bytes = rng.pick(&[6 << 10, 6 << 10, 8 << 10, 24 << 10, 1 << 20, 1 << 20]);
+    if rng.chance(1, 2) {
+        write_entries_often(plan, rng);
+    }
     let death = |rng: &mut Rng| {
         let again = rng.chance(1, 3).then(|| Nanos::from_micros(rng.scale(10, 100_000)));
         let after = AfterStart { check: rng.chance(1, 2), again };
@@ -30,6 +34,19 @@ pub(super) fn add_deaths(plan: &mut Plan, rng: &mut Rng) {
     for _ in 0..rng.between(1, 5) {
         let action = death(rng);
         super::faults::add_control(plan, action, rng);
+    }
+}
+
+/// A journal entry is under way at nearly every moment, and so when the process dies.
+fn write_entries_often(plan: &mut Plan, rng: &mut Rng) {
+    plan.cache.profile = rng.pick(&[Profile::Slow, Profile::Slow, Profile::Jitter]);
+    for volume in &mut plan.volumes {
+        "writeback".clone_into(&mut volume.mode);
+    }
+    for op in &mut plan.ops {
+        if matches!(op.action, Action::Read(_)) && rng.chance(1, 3) {
+            op.action = Action::Flush;
+        }
     }
 }
 

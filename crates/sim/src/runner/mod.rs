@@ -442,8 +442,11 @@ impl<S: System> Run<S> {
                 self.go_on(*after, Crash::Power).await?;
             }
             ControlAction::ProcessDeath { aside, after } => {
+                // A process without the kept memory may lose what that has.
+                let without = &self.setup.kept_aside;
+                without.set(without.get() || *aside);
                 self.crash(Crash::Process)?;
-                self.setup.kept_aside.set(*aside);
+                without.set(*aside);
                 self.go_on(*after, Crash::Process).await?;
             }
             ControlAction::Bad { disk, range } => {
