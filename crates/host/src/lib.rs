@@ -31,6 +31,7 @@
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls and copies from the page cache for `ring` |
 //! | `limits` | what a file or device is like: size, blocks, alignment |
 //! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
+//! | [`kept`] | [`HostKept`]: memory that outlives the process |
 //! | [`descriptors`] | how many descriptors may be open |
 //! | `memory` | how a daemon that clients on its own machine write to goes on when memory is short |
 //! | `sys` | system calls as safe functions |
@@ -49,6 +50,7 @@ pub mod exec;
 pub mod file;
 pub mod handover;
 mod io;
+pub mod kept;
 mod limits;
 pub mod memory;
 mod op;
@@ -68,6 +70,7 @@ pub use claims::{loop_in_use, sysfs_directory, under_loop_in_use};
 pub use command::{HostCommands, control};
 pub use file::HostFile;
 pub use io::IoBackend;
+pub use kept::{HostKept, KeptError};
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};
 pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
 pub use signal::Signal;

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use ubcache_env::Nanos;
@@ -37,6 +38,32 @@ fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
 pub(crate) fn memory_file() -> io::Result<OwnedFd> {
     // SAFETY: the name is a string that ends with a zero; the kernel copies it.
     own(unsafe { libc::memfd_create(c"ubcache".as_ptr(), libc::MFD_CLOEXEC) })
+}
+
+/// Maps so many bytes of a file, shared, readable and writable.
+pub(crate) fn map_shared(fd: RawFd, bytes: usize) -> io::Result<NonNull<u8>> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: the kernel chooses a place where nothing is; a wrong descriptor only gives an error.
+    let map = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) };
+    match NonNull::new(map.cast::<u8>()) {
+        Some(place) if map != libc::MAP_FAILED => Ok(place),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes a mapping away.
+///
+/// # Safety
+/// It was made by [`map_shared`] with so many bytes, and nothing points into it any more.
+pub(crate) unsafe fn unmap(map: NonNull<u8>, bytes: usize) {
+    // SAFETY: what the caller promises.
+    unsafe { libc::munmap(map.as_ptr().cast(), bytes) };
+}
+
+/// The user that this process acts as.
+pub(crate) fn user() -> u32 {
+    // SAFETY: no memory is passed, and it can't fail.
+    unsafe { libc::geteuid() }
 }
 
 /// A non-blocking eventfd with count 0.
