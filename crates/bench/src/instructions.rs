@@ -8,12 +8,13 @@ use crate::engine::Load;
 
 /// Runs this program, which has to be `ubcache-bench`, again under callgrind. Only what happens in
 /// [`measured_phase`](crate::engine::measured_phase) counts. Gives the instructions of a request;
-/// callgrind's own output is left in `out`.
+/// `options` are more options of
+/// the command. Callgrind's own output is left in `out`.
 pub fn count(
     load: Load,
     working_set_bytes: u64,
     requests: u64,
-    extents_in_memory: Option<usize>,
+    options: &[String],
     out: Option<&Path>,
 ) -> Result<f64, String> {
     let program =
@@ -30,10 +31,8 @@ pub fn count(
             &requests.to_string(),
             "--working-set",
             &working_set_bytes.to_string(),
-        ]);
-    if let Some(extents) = extents_in_memory {
-        command.args(["--extents-in-memory", &extents.to_string()]);
-    }
+        ])
+        .args(options);
     let output = command.output().map_err(|error| format!("valgrind can't be run: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     let collected = said

@@ -15,6 +15,7 @@
 //! | [`through_engine`] | a trace through the engine itself |
 //! | [`generate`] | loads with Zipf's law and scans, for tests |
 //! | [`report`] | the printed results of a replay |
+//! | [`kept`] | memory for what a killed process must not lose, in that world |
 //! | [`null`] | a world in which only the engine costs anything |
 //! | [`polls`] | the longest poll, in a cache of any size |
 //! | [`engine`] | loads for the engine in that world, and their cost |
@@ -34,6 +35,7 @@ pub mod curve;
 pub mod engine;
 pub mod generate;
 pub mod instructions;
+pub mod kept;
 pub mod nbd;
 pub mod null;
 pub mod polls;

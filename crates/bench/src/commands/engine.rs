@@ -1,11 +1,14 @@
 //! `ubcache-bench engine`: the engine alone.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 use ubcache_bench::engine::{Bench, Cost, Load, Memory};
 use ubcache_bench::instructions;
-use ubcache_engine::{SetOptions, Tuning};
+use ubcache_bench::kept::NullKept;
+use ubcache_engine::{KEPT_BYTES, SetOptions, Tuning};
+use ubcache_env::KeptMemory;
 
 use crate::{parse_size, print};
 
@@ -29,6 +32,9 @@ pub struct Args {
     /// Extents of the index that may be in memory
     #[arg(long, value_name = "NUMBER")]
     extents_in_memory: Option<usize>,
+    /// Give the set kept memory, which each change of the index is copied to
+    #[arg(long)]
+    kept: bool,
     /// Measure memory: what the set holds with 1 GiB in pieces of 4 KiB, and 16 GiB in pieces of 64
     /// KiB
     #[arg(long)]
@@ -46,11 +52,20 @@ pub struct Args {
 }
 
 impl Args {
+    /// Options of a run under callgrind that are those of this one.
+    fn passed_on(&self) -> Vec<String> {
+        let extents = self.extents_in_memory.map(|extents| extents.to_string());
+        let extents = extents.map(|extents| ["--extents-in-memory".to_owned(), extents]);
+        let kept = self.kept.then(|| "--kept".to_owned());
+        extents.into_iter().flatten().chain(kept).collect()
+    }
+
     fn options(&self) -> SetOptions {
         let mut tuning = Tuning::default();
         tuning.extents_in_memory_max =
             self.extents_in_memory.unwrap_or(tuning.extents_in_memory_max);
-        SetOptions { tuning, ..SetOptions::default() }
+        let kept = self.kept.then(|| -> Rc<dyn KeptMemory> { Rc::new(NullKept::new(KEPT_BYTES)) });
+        SetOptions { tuning, kept, ..SetOptions::default() }
     }
 }
 
@@ -127,7 +142,7 @@ fn count_instructions(args: &Args, load: Load) -> Result<Value, String> {
         load,
         working_set,
         requests,
-        args.extents_in_memory,
+        &args.passed_on(),
         args.callgrind_out.as_deref(),
     )?;
     if !args.json {

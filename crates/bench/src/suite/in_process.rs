@@ -27,7 +27,7 @@ pub fn engine(options: &Options, results: &mut Results) -> Result<(), String> {
         let mut bench = Bench::new(load, others, SetOptions::default()).map_err(failed)?;
         costs.push(bench.measure(requests / 4, 20));
     }
-    let counted = instructions::count(Load::Hit, 64 << 20, 20_000, None, None);
+    let counted = instructions::count(Load::Hit, 64 << 20, 20_000, &[], None);
     let [hit, hot, write, ..] = &costs[..] else { unreachable!("six loads") };
     let command = |load: Load| format!("`ubcache-bench engine --load {load}`");
     let within = hit.nanos_best <= 350.0 && hot.nanos_best <= 180.0;
