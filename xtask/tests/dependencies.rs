@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-engine", &["ubcache-format", "ubcache-env"]),
     ("ubcache-nbd", &["ubcache-format", "ubcache-env"]),
     ("ubcache-ublk", &["ubcache-format", "ubcache-env"]),
+    ("ubcache-vhost", &["ubcache-format", "ubcache-env"]),
     ("ubcache-host", &["ubcache-format", "ubcache-env"]),
     ("ubcache-tls", &["ubcache-format", "ubcache-env"]),
     (
@@ -66,6 +67,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("ubcache-engine", &["ubcache-sim"]),
     ("ubcache-nbd", &["ubcache-host", "ubcache-sim"]),
+    ("ubcache-vhost", &["ubcache-host"]),
     ("ubcache-tls", &["ubcache-sim"]),
     // The server's allocations are counted together with the engine's.
     ("ubcache-bench", &["ubcache-nbd"]),

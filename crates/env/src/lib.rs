@@ -11,13 +11,14 @@
 //! | [`volume`] | [`Volume`]: what a frontend (NBD, ublk, vhost) serves |
 //! | [`stream`] | [`Stream`]: a connected byte stream, for socket protocols |
 //! | [`command`] | [`CommandDevice`]: requests of the kernel, by commands of io_uring |
+//! | [`passed`] | [`Channel`], [`Bell`]: messages with open files, for protocols over shared memory |
 //! | [`bytes`] | requests for any bytes of a volume, made of whole blocks |
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
 //! | [`kept`] | [`KeptMemory`]: memory that outlives the process |
 //! | [`work`] | [`Work`]: steps of a poll, counted in worlds that check them |
-//! | `testing` | a script of the duties of every [`Device`] (feature `testing`) |
+//! | `testing` | duties of every [`Device`], a volume in memory (feature `testing`) |
 
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
@@ -29,6 +30,7 @@ pub mod device;
 pub mod interval;
 pub mod kept;
 pub mod local;
+pub mod passed;
 pub mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -42,6 +44,7 @@ pub use command::{COMMAND_ADDRESS_AT, Command, CommandDevice};
 pub use device::{Device, DeviceLimits, Durability, IoError, IoResult};
 pub use interval::{IntervalMap, IntervalSet};
 pub use kept::KeptMemory;
+pub use passed::{Bell, Channel, PassedFiles, Received};
 pub use stream::{Protection, Stream, StreamError};
 pub use ubcache_format::{Sector, SectorRange};
 pub use volume::{

@@ -17,6 +17,7 @@
 //! | [`mod@file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
 //! | [`command`] | [`HostCommands`]: a character device that hands out requests; control commands |
 //! | [`socket`] | [`HostSocket`], [`HostListener`]: Unix and TCP streams |
+//! | [`passed`] | [`HostChannel`], [`HostBell`]: messages with open files, events of a peer |
 //! | [`handover`] | sockets with which another program goes on |
 //! | [`exec`] | the start of another program in this process |
 //! | [`activation`] | listening sockets that the parent process passed |
@@ -55,6 +56,7 @@ mod limits;
 pub mod memory;
 mod op;
 mod open;
+pub mod passed;
 mod poller;
 mod queue;
 pub mod reactor;
@@ -72,6 +74,7 @@ pub use file::HostFile;
 pub use io::IoBackend;
 pub use kept::{HostKept, KeptError};
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};
+pub use passed::{HostBell, HostChannel};
 pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
 pub use signal::Signal;
 pub use socket::{

@@ -278,7 +278,7 @@ fn remove_stale(path: &Path, name: &str, address: &Address) -> Result<(), Socket
     }
 }
 
-async fn readiness(env: &HostEnv, fd: &Rc<OwnedFd>, events: i16) -> io::Result<()> {
+pub(crate) async fn readiness(env: &HostEnv, fd: &Rc<OwnedFd>, events: i16) -> io::Result<()> {
     let request = IoRequest::Poll { fd: fd.clone(), events: events as u32 };
     match env.core().submit(request).await.1 {
         Ok(_) => Ok(()),
@@ -469,7 +469,7 @@ impl Drop for HostSocket {
     }
 }
 
-fn stream_error(errno: i32) -> StreamError {
+pub(crate) fn stream_error(errno: i32) -> StreamError {
     match errno {
         libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN | libc::ECANCELED => {
             StreamError::Closed

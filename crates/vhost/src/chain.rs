@@ -1,0 +1,226 @@
+//! Descriptors of a request: checked, and copied out of the guest's memory once.
+
+use smallvec::SmallVec;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+
+/// Bytes of a descriptor.
+const DESCRIPTOR_BYTES: u64 = 16;
+/// Descriptors of one request, at most. The device offers fewer; some drivers exceed that.
+const SEGMENTS_MAX: usize = 1026;
+
+/// Reasons why a chain of descriptors makes no sense.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ChainError {
+    /// The index is outside the table.
+    #[error("descriptor {index} is outside a table of {count}")]
+    Index {
+        /// Index that was found.
+        index: u16,
+        /// Descriptors of the table.
+        count: u32,
+    },
+    /// The table is not in the memory of the guest.
+    #[error("the descriptor at {0:#x} is outside the guest's memory")]
+    Outside(u64),
+    /// A loop, or very many.
+    #[error("the chain has more than {0} descriptors")]
+    TooLong(u32),
+    /// An indirect table of no whole descriptors, of none, in another one, or with a successor.
+    #[error("an indirect table of {bytes} bytes is not permitted there")]
+    Indirect {
+        /// Its length.
+        bytes: u32,
+    },
+    /// What the device reads has to come first.
+    #[error("a descriptor for reading follows one for writing")]
+    Order,
+    /// The chain is longer than 4 GiB.
+    #[error("the chain has more than 4 GiB")]
+    TooManyBytes,
+    /// There is no byte for the status.
+    #[error("the chain has no room for the status")]
+    NoStatus,
+}
+
+/// Memory of the guest outside of which a request's data is.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct OutsideMemory;
+
+/// Part of a request in the memory of the guest.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Segment {
+    at: GuestAddress,
+    len: u32,
+}
+
+/// The descriptors of a request: first those that the device reads, then those that it writes.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    head: u16,
+    segments: SmallVec<[Segment; 4]>,
+    /// Segments that the device reads.
+    readable: usize,
+    read_bytes: u32,
+    write_bytes: u32,
+}
+
+impl Chain {
+    /// Collects the chain that begins with descriptor `head` of the table.
+    pub(crate) fn collect(
+        memory: &GuestMemoryMmap,
+        table: GuestAddress,
+        size: u16,
+        head: u16,
+    ) -> Result<Chain, ChainError> {
+        let mut chain =
+            Chain { head, segments: SmallVec::new(), readable: 0, read_bytes: 0, write_bytes: 0 };
+        let (mut table, mut count, mut index) = (table, u32::from(size), head);
+        let mut is_indirect = false;
+        loop {
+            if u32::from(index) >= count {
+                return Err(ChainError::Index { index, count });
+            }
+            let outside = ChainError::Outside(table.raw_value());
+            let at = table.checked_add(u64::from(index) * DESCRIPTOR_BYTES).ok_or(outside)?;
+            let descriptor: Descriptor =
+                memory.read_obj(at).map_err(|_| ChainError::Outside(at.raw_value()))?;
+            if descriptor.refers_to_indirect_table() {
+                let bytes = descriptor.len();
+                let is_whole = bytes > 0 && u64::from(bytes).is_multiple_of(DESCRIPTOR_BYTES);
+                if is_indirect || descriptor.has_next() || !is_whole {
+                    return Err(ChainError::Indirect { bytes });
+                }
+                is_indirect = true;
+                (table, count, index) = (descriptor.addr(), bytes / DESCRIPTOR_BYTES as u32, 0);
+                continue;
+            }
+            let limit = count.min(SEGMENTS_MAX as u32);
+            if chain.segments.len() as u32 >= limit && !is_indirect
+                || chain.segments.len() >= SEGMENTS_MAX
+            {
+                return Err(ChainError::TooLong(limit));
+            }
+            chain.push(&descriptor)?;
+            if !descriptor.has_next() {
+                break;
+            }
+            index = descriptor.next();
+        }
+        if chain.write_bytes == 0 { Err(ChainError::NoStatus) } else { Ok(chain) }
+    }
+
+    fn push(&mut self, descriptor: &Descriptor) -> Result<(), ChainError> {
+        let len = descriptor.len();
+        let total = if descriptor.is_write_only() {
+            &mut self.write_bytes
+        } else {
+            if self.readable < self.segments.len() {
+                return Err(ChainError::Order);
+            }
+            self.readable += 1;
+            &mut self.read_bytes
+        };
+        *total = total.checked_add(len).ok_or(ChainError::TooManyBytes)?;
+        self.segments.push(Segment { at: descriptor.addr(), len });
+        Ok(())
+    }
+
+    /// Index of the first descriptor: the name of the request.
+    pub(crate) fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Bytes that the device reads.
+    pub(crate) fn read_bytes(&self) -> u32 {
+        self.read_bytes
+    }
+
+    /// Bytes that the device writes; at least one, the last of which is the status.
+    pub(crate) fn write_bytes(&self) -> u32 {
+        self.write_bytes
+    }
+
+    /// A cursor at byte `from` of what the device reads.
+    pub(crate) fn readable<'a>(&'a self, memory: &'a GuestMemoryMmap, from: u32) -> Cursor<'a> {
+        Cursor { memory, segments: &self.segments[..self.readable], offset: 0 }.after(from)
+    }
+
+    /// A cursor at byte `from` of what the device writes.
+    pub(crate) fn writable<'a>(&'a self, memory: &'a GuestMemoryMmap, from: u32) -> Cursor<'a> {
+        Cursor { memory, segments: &self.segments[self.readable..], offset: 0 }.after(from)
+    }
+
+    /// Writes the status behind everything else.
+    pub(crate) fn write_status(
+        &self,
+        memory: &GuestMemoryMmap,
+        status: u8,
+    ) -> Result<(), OutsideMemory> {
+        let last = self.segments[self.readable..].iter().rfind(|segment| segment.len > 0);
+        let Segment { at, len } = *last.ok_or(OutsideMemory)?;
+        let at = at.checked_add(u64::from(len) - 1).ok_or(OutsideMemory)?;
+        memory.write_obj(status, at).map_err(|_| OutsideMemory)
+    }
+}
+
+/// A place in the segments of a request.
+pub(crate) struct Cursor<'a> {
+    memory: &'a GuestMemoryMmap,
+    segments: &'a [Segment],
+    offset: u32,
+}
+
+impl Cursor<'_> {
+    fn after(mut self, mut bytes: u32) -> Self {
+        while bytes > 0
+            && let Some((first, rest)) = self.segments.split_first()
+        {
+            if bytes < first.len {
+                self.offset = bytes;
+                break;
+            }
+            bytes -= first.len;
+            self.segments = rest;
+        }
+        self
+    }
+
+    /// The next part of at most so many bytes, which the cursor passes.
+    fn step(&mut self, bytes_max: usize) -> Result<(GuestAddress, usize), OutsideMemory> {
+        loop {
+            let (first, rest) = self.segments.split_first().ok_or(OutsideMemory)?;
+            let left = (first.len - self.offset) as usize;
+            if left == 0 {
+                (self.segments, self.offset) = (rest, 0);
+                continue;
+            }
+            let at = first.at.checked_add(u64::from(self.offset)).ok_or(OutsideMemory)?;
+            let len = left.min(bytes_max);
+            self.offset += len as u32;
+            return Ok((at, len));
+        }
+    }
+
+    /// Copies from the memory of the guest.
+    pub(crate) fn read(&mut self, mut into: &mut [u8]) -> Result<(), OutsideMemory> {
+        while !into.is_empty() {
+            let (at, len) = self.step(into.len())?;
+            let (now, rest) = into.split_at_mut(len);
+            self.memory.read_slice(now, at).map_err(|_| OutsideMemory)?;
+            into = rest;
+        }
+        Ok(())
+    }
+
+    /// Copies to the memory of the guest.
+    pub(crate) fn write(&mut self, mut from: &[u8]) -> Result<(), OutsideMemory> {
+        while !from.is_empty() {
+            let (at, len) = self.step(from.len())?;
+            let (now, rest) = from.split_at(len);
+            self.memory.write_slice(now, at).map_err(|_| OutsideMemory)?;
+            from = rest;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,403 @@
+//! One ring: taking requests, publishing answers, stopping.
+//!
+//! ```text
+//!          start                     stop: nothing is taken from now on
+//! Stopped ───────▶ task of the run ────────▶ waits for requests in flight ───▶ Stopped
+//!                   │ kick, or answers: publish answers, take what is there
+//!                   └ nonsense in the ring: Broken, until it is stopped
+//! ```
+//!
+//! A request is named by its first descriptor, which the guest must not use again before the
+//! answer: so there are at most as many in flight as the ring has descriptors. Answers that become
+//! ready in the same turn of the thread are published together, with one call at most.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use ubcache_env::{Bell, Env, Priority, StreamError, StreamId, Volume};
+use virtio_queue::{Queue as VirtQueue, QueueOwnedT, QueueT};
+use vm_memory::GuestAddress;
+
+use crate::QUEUE_SIZE_MAX;
+use crate::chain::{Chain, ChainError};
+use crate::device::{Memory, Ring, Shared};
+use crate::inflight::{InflightQueue, InflightRegion};
+use crate::signal::Signal;
+use crate::workers::{Job, Workers};
+
+/// Reasons why a queue is not served any more, until the guest sets it up again.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum QueueError {
+    /// A request makes no sense.
+    #[error("request {head}: {reason}")]
+    Chain {
+        /// Its first descriptor.
+        head: u16,
+        /// The reason.
+        reason: ChainError,
+    },
+    /// A request was made again before it was answered.
+    #[error("descriptor {0} is in use by a request that has no answer yet")]
+    InUse(u16),
+    /// The ring itself makes no sense, or is not in the guest's memory.
+    #[error("{0}")]
+    Ring(String),
+    /// The event by which the guest announces requests failed.
+    #[error("the kick of the guest failed: {0}")]
+    Kick(StreamError),
+}
+
+impl From<virtio_queue::Error> for QueueError {
+    fn from(error: virtio_queue::Error) -> QueueError {
+        QueueError::Ring(error.to_string())
+    }
+}
+
+struct State<B> {
+    ring: VirtQueue,
+    memory: Option<Memory>,
+    call: Option<Rc<B>>,
+    error: Option<Rc<B>>,
+    enabled: bool,
+    broken: bool,
+    /// For each descriptor: a request begins there that has no answer.
+    busy: Vec<bool>,
+    /// Requests of an earlier process, to be carried out again.
+    again: VecDeque<u16>,
+    inflight: Option<InflightQueue>,
+}
+
+/// A queue of the disk.
+pub(crate) struct Queue<E, V, B> {
+    shared: Rc<Shared<E, V>>,
+    index: u16,
+    stream: StreamId,
+    state: RefCell<State<B>>,
+    /// Number of the present run; another one than that of a task says that the task is to end.
+    run: Cell<u64>,
+    is_running: Cell<bool>,
+    /// There may be something to take or to publish.
+    work: Signal,
+    in_flight: Cell<usize>,
+    idle: Signal,
+    /// Answers to be published: first descriptor and bytes written.
+    answers: RefCell<Vec<(u16, u32)>>,
+    workers: Workers,
+}
+
+impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
+    pub(crate) fn new(shared: Rc<Shared<E, V>>, index: u16, stream: StreamId) -> Queue<E, V, B> {
+        let ring = VirtQueue::new(QUEUE_SIZE_MAX).expect("the longest ring is a power of two");
+        let state = State {
+            ring,
+            memory: None,
+            call: None,
+            error: None,
+            enabled: false,
+            broken: false,
+            busy: Vec::new(),
+            again: VecDeque::new(),
+            inflight: None,
+        };
+        Queue {
+            shared,
+            index,
+            stream,
+            state: RefCell::new(state),
+            run: Cell::new(0),
+            is_running: Cell::new(false),
+            work: Signal::default(),
+            in_flight: Cell::new(0),
+            idle: Signal::default(),
+            answers: RefCell::default(),
+            workers: Workers::default(),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared<E, V> {
+        &self.shared
+    }
+
+    pub(crate) fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// Returns true from its start to its stop.
+    pub(crate) fn is_running(&self) -> bool {
+        self.is_running.get()
+    }
+
+    /// The shape of a queue is fixed while it is served.
+    fn check_stopped(&self) -> Result<(), QueueError> {
+        if self.is_running.get() {
+            let index = self.index;
+            return Err(QueueError::Ring(format!("queue {index} is in use: stop it first")));
+        }
+        Ok(())
+    }
+
+    /// Sets the number of descriptors.
+    pub(crate) fn set_size(&self, size: u16) -> Result<(), QueueError> {
+        self.check_stopped()?;
+        Ok(self.state.borrow_mut().ring.try_set_size(size)?)
+    }
+
+    /// Sets the addresses of the ring.
+    pub(crate) fn set_ring(&self, place: Ring) -> Result<(), QueueError> {
+        self.check_stopped()?;
+        let ring = &mut self.state.borrow_mut().ring;
+        ring.try_set_desc_table_address(GuestAddress(place.descriptors))?;
+        ring.try_set_avail_ring_address(GuestAddress(place.available))?;
+        Ok(ring.try_set_used_ring_address(GuestAddress(place.used))?)
+    }
+
+    /// Sets the number of the next request to take.
+    pub(crate) fn set_base(&self, base: u16) -> Result<(), QueueError> {
+        self.check_stopped()?;
+        self.state.borrow_mut().ring.set_next_avail(base);
+        Ok(())
+    }
+
+    pub(crate) fn set_call(&self, call: Option<Rc<B>>) {
+        self.state.borrow_mut().call = call;
+    }
+
+    pub(crate) fn set_error(&self, error: Option<Rc<B>>) {
+        self.state.borrow_mut().error = error;
+    }
+
+    pub(crate) fn set_enabled(&self, enabled: bool) {
+        self.state.borrow_mut().enabled = enabled;
+        self.work.set();
+    }
+
+    /// The memory has changed. Requests in flight keep the former one.
+    pub(crate) fn set_memory(&self, memory: &Memory) {
+        let mut state = self.state.borrow_mut();
+        state.memory = Some(memory.clone());
+        let lost = self.is_running.get() && !state.ring.is_valid(&**memory);
+        drop(state);
+        if lost {
+            self.fail(QueueError::Ring("the ring is not in the guest's memory any more".into()));
+        }
+    }
+
+    /// Begins to serve the ring. `region`: of the requests in flight.
+    pub(crate) fn start(
+        self: &Rc<Self>,
+        kick: Rc<B>,
+        region: Option<&Rc<InflightRegion>>,
+        event_idx: bool,
+    ) -> Result<(), QueueError> {
+        let none = || QueueError::Ring("the guest has not set its memory up".into());
+        let mut state = self.state.borrow_mut();
+        let memory = state.memory.clone().ok_or_else(none)?;
+        state.ring.set_ready(true);
+        if !state.ring.is_valid(&*memory) {
+            state.ring.set_ready(false);
+            return Err(QueueError::Ring("the ring is outside the guest's memory".into()));
+        }
+        if self.is_running.get() {
+            // Another kick for the same run: its requests in flight go on.
+            state.broken = false;
+        } else {
+            self.begin(&mut state, &memory, region, event_idx)?;
+        }
+        drop(state);
+        self.is_running.set(true);
+        self.run.set(self.run.get() + 1);
+        self.work.set();
+        self.shared.env.spawn(Priority::Foreground, serve(self.clone(), self.run.get(), kick));
+        Ok(())
+    }
+
+    fn begin(
+        &self,
+        state: &mut State<B>,
+        memory: &Memory,
+        region: Option<&Rc<InflightRegion>>,
+        event_idx: bool,
+    ) -> Result<(), QueueError> {
+        let size = state.ring.size();
+        let used = state.ring.used_idx(&**memory, std::sync::atomic::Ordering::Acquire)?.0;
+        state.ring.set_next_used(used);
+        state.ring.set_event_idx(event_idx);
+        state.busy = vec![false; usize::from(size)];
+        state.broken = false;
+        state.again.clear();
+        state.inflight = region.and_then(|region| region.queue(self.index, size));
+        if let Some(inflight) = &mut state.inflight {
+            state.again = inflight.recover(used).into();
+            // What was taken is answered or in flight, in whatever order.
+            state.ring.set_next_avail(used.wrapping_add(state.again.len() as u16));
+        }
+        Ok(())
+    }
+
+    /// Takes no more requests, waits for those in flight and publishes them. Returns the number of
+    /// the next request.
+    pub(crate) async fn stop(&self) -> u16 {
+        self.run.set(self.run.get() + 1);
+        self.work.set();
+        self.idle.until(|| self.in_flight.get() == 0).await;
+        self.publish();
+        self.is_running.set(false);
+        let mut state = self.state.borrow_mut();
+        state.ring.set_ready(false);
+        state.inflight = None;
+        state.ring.next_avail()
+    }
+
+    /// A request has its answer: so many bytes were written. Without: the connection has ended.
+    pub(crate) fn answered(&self, head: u16, written: Option<u32>) {
+        if let Some(written) = written {
+            self.answers.borrow_mut().push((head, written));
+        }
+        self.in_flight.set(self.in_flight.get() - 1);
+        if self.in_flight.get() == 0 {
+            self.idle.set();
+        }
+        self.work.set();
+    }
+
+    /// Publishes the answers that are ready.
+    fn publish(&self) {
+        if self.answers.borrow().is_empty() {
+            return;
+        }
+        // After the end of the connection the memory may be in use for other things.
+        if self.shared.is_cut() {
+            self.answers.borrow_mut().clear();
+            return;
+        }
+        if let Err(error) = self.try_publish() {
+            self.fail(error);
+        }
+    }
+
+    fn try_publish(&self) -> Result<(), QueueError> {
+        let mut answers = self.answers.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
+        let Some(memory) = &state.memory else { return Ok(()) };
+        for (head, written) in answers.drain(..) {
+            if let Some(inflight) = &state.inflight {
+                inflight.will_publish(head);
+            }
+            state.busy[usize::from(head)] = false;
+            state.ring.add_used(&**memory, head, written)?;
+            if let Some(inflight) = &state.inflight {
+                inflight.published(head, state.ring.next_used());
+            }
+        }
+        if state.ring.needs_notification(&**memory)?
+            && let Some(call) = &state.call
+        {
+            call.ring();
+        }
+        Ok(())
+    }
+
+    /// Takes all requests that are there.
+    fn take(self: &Rc<Self>) -> Result<(), QueueError> {
+        let state = &mut *self.state.borrow_mut();
+        if !state.enabled || state.broken {
+            return Ok(());
+        }
+        let Some(memory) = state.memory.clone() else { return Ok(()) };
+        while let Some(head) = state.again.pop_front() {
+            self.take_one(state, &memory, head)?;
+        }
+        loop {
+            loop {
+                let next = state.ring.iter(&*memory)?.next().map(|chain| chain.head_index());
+                let Some(head) = next else { break };
+                self.take_one(state, &memory, head)?;
+            }
+            if !state.ring.enable_notification(&*memory)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_one(
+        self: &Rc<Self>,
+        state: &mut State<B>,
+        memory: &Memory,
+        head: u16,
+    ) -> Result<(), QueueError> {
+        let table = GuestAddress(state.ring.desc_table());
+        let chain = Chain::collect(memory, table, state.ring.size(), head)
+            .map_err(|reason| QueueError::Chain { head, reason })?;
+        let busy = &mut state.busy[usize::from(head)];
+        if std::mem::replace(busy, true) {
+            return Err(QueueError::InUse(head));
+        }
+        if let Some(inflight) = &mut state.inflight {
+            inflight.begin(head);
+        }
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.workers.start(self, Job { chain, memory: memory.clone() });
+        Ok(())
+    }
+
+    /// Takes nothing from the ring any more.
+    fn fail(&self, error: QueueError) {
+        let mut state = self.state.borrow_mut();
+        if std::mem::replace(&mut state.broken, true) {
+            return;
+        }
+        if let Some(bell) = &state.error {
+            bell.ring();
+        }
+        drop(state);
+        self.shared.report(self.index, error);
+    }
+}
+
+/// Serves a run of the queue.
+async fn serve<E: Env, V: Volume, B: Bell>(queue: Rc<Queue<E, V, B>>, run: u64, kick: Rc<B>) {
+    let mut rung = pin!(ring_of(kick.clone()));
+    let mut listens = true;
+    loop {
+        let mut failed = None;
+        poll_fn(|cx| {
+            // The signal belongs to the newest run.
+            if queue.run.get() != run {
+                return Poll::Ready(());
+            }
+            let has_work = queue.work.poll_take(cx);
+            if listens && let Poll::Ready(rang) = rung.as_mut().poll(cx) {
+                rung.set(ring_of(kick.clone()));
+                listens = rang.is_ok();
+                failed = rang.err();
+                return Poll::Ready(());
+            }
+            if has_work { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        if queue.run.get() != run {
+            // The next run, or the one who stops the queue, publishes what is left.
+            queue.work.set();
+            return;
+        }
+        queue.publish();
+        if let Some(error) = failed {
+            queue.fail(QueueError::Kick(error));
+        }
+        if let Err(error) = queue.take() {
+            queue.fail(error);
+        }
+    }
+}
+
+async fn ring_of<B: Bell>(kick: Rc<B>) -> Result<(), StreamError> {
+    kick.rung().await
+}
