@@ -23,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ubcache-engine",
             "ubcache-nbd",
             "ubcache-ublk",
+            "ubcache-vhost",
             "ubcache-offline",
         ],
     ),

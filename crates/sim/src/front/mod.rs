@@ -1,9 +1,10 @@
-//! The other end of clients: the volume itself, or the NBD server in front of it, over streams that
-//! are cut anywhere, or the driver of ublk with its server.
+//! The other end of clients: the volume itself, the NBD server in front of it, over streams that are
+//! cut anywhere, the driver of ublk with its server, or the disk of a virtual machine.
 
 pub mod connection;
 pub mod nbd;
 pub mod ublk;
+pub mod vhost;
 
 use std::rc::Rc;
 
@@ -16,6 +17,7 @@ use crate::executor::SimEnv;
 use crate::plan::Frontend;
 pub use nbd::{NbdVolume, is_cut};
 pub use ublk::UblkVolume;
+pub use vhost::VhostVolume;
 
 /// See the module. Sectors are counted from the first one that the plan speaks of.
 pub struct Front<V> {
@@ -32,6 +34,8 @@ enum Way<V> {
     Nbd(NbdVolume<V>),
     /// The driver of ublk.
     Ublk(UblkVolume<V>),
+    /// The disk of a virtual machine.
+    Vhost(VhostVolume<V>),
 }
 
 impl<V: Volume> Front<V> {
@@ -48,17 +52,21 @@ impl<V: Volume> Front<V> {
             Frontend::Direct => Way::Direct(volume),
             Frontend::Nbd(shape) => Way::Nbd(NbdVolume::new(*shape, env.clone(), volume, blame)),
             Frontend::Ublk(shape) => Way::Ublk(UblkVolume::new(*shape, env.clone(), volume, blame)),
+            Frontend::Vhost(shape) => {
+                Way::Vhost(VhostVolume::new(*shape, env.clone(), volume, blame))
+            }
         };
         Front { way, head, block }
     }
 
     /// The network fails for a moment: every connection is cut. Of a block device, another server
-    /// goes on.
+    /// goes on; so it does with the disk of a guest.
     pub async fn disconnect(&self) {
         match &self.way {
             Way::Direct(_) => {}
             Way::Nbd(volume) => volume.disconnect(),
             Way::Ublk(volume) => volume.change_servers().await,
+            Way::Vhost(volume) => volume.disconnect(),
         }
     }
 
@@ -68,6 +76,7 @@ impl<V: Volume> Front<V> {
             Way::Direct(_) => {}
             Way::Nbd(volume) => volume.leave().await,
             Way::Ublk(volume) => volume.leave().await,
+            Way::Vhost(volume) => volume.leave().await,
         }
     }
 
@@ -88,6 +97,7 @@ macro_rules! forward {
             Way::Direct($volume) => $call,
             Way::Nbd($volume) => $call,
             Way::Ublk($volume) => $call,
+            Way::Vhost($volume) => $call,
         }
     };
 }
@@ -102,6 +112,7 @@ impl<V: Volume> Volume for Front<V> {
             Way::Direct(volume) => bytes::read(&**volume, stream, self.bytes(range)).await,
             Way::Nbd(volume) => volume.read(stream, self.there(range)).await,
             Way::Ublk(volume) => bytes::read(volume, stream, self.bytes(range)).await,
+            Way::Vhost(volume) => volume.read(stream, self.there(range)).await,
         }
     }
     async fn write(
@@ -117,6 +128,7 @@ impl<V: Volume> Volume for Front<V> {
             }
             Way::Nbd(volume) => volume.write(stream, self.there(range), data, fua).await,
             Way::Ublk(volume) => bytes::write(volume, stream, self.bytes(range), data, fua).await,
+            Way::Vhost(volume) => volume.write(stream, self.there(range), data, fua).await,
         }
     }
     async fn write_foreign(
@@ -138,6 +150,9 @@ impl<V: Volume> Volume for Front<V> {
             }
             // A server has the data in memory of its own.
             Way::Nbd(volume) => {
+                volume.write(stream, self.there(range), data.copy().into(), fua).await
+            }
+            Way::Vhost(volume) => {
                 volume.write(stream, self.there(range), data.copy().into(), fua).await
             }
         }
@@ -162,6 +177,7 @@ impl<V: Volume> Volume for Front<V> {
             Way::Direct(volume) => bytes::discard(&**volume, stream, self.bytes(range), fua).await,
             Way::Nbd(volume) => volume.discard(stream, self.there(range), fua).await,
             Way::Ublk(volume) => bytes::discard(volume, stream, self.bytes(range), fua).await,
+            Way::Vhost(volume) => volume.discard(stream, self.there(range), fua).await,
         }
     }
     async fn write_zeroes(
@@ -182,6 +198,9 @@ impl<V: Volume> Volume for Front<V> {
             Way::Ublk(volume) => {
                 let range = self.bytes(range);
                 bytes::write_zeroes(volume, stream, range, fua, may_unmap).await
+            }
+            Way::Vhost(volume) => {
+                volume.write_zeroes(stream, self.there(range), fua, may_unmap).await
             }
         }
     }

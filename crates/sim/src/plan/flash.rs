@@ -5,7 +5,7 @@
 
 use ubcache_env::{Sector, SectorRange};
 
-use super::{Action, ClientOp, Plan, VolumeShape};
+use super::{Action, ClientOp, Frontend, Plan, VolumeShape};
 use crate::disk::Profile;
 use crate::rng::Rng;
 
@@ -32,7 +32,9 @@ pub(super) fn add_flash(plan: &mut Plan, rng: &mut Rng) {
     }
     let cache = &plan.cache;
     let all = u64::from(cache.bucket_sectors) * u64::from(cache.buckets);
-    let fills = all <= FILLED_MAX && rng.chance(1, FULL_SHARE);
+    // The status of a disk's request does not say that the volume is full.
+    let says_full = !matches!(plan.frontend, Frontend::Vhost(_));
+    let fills = all <= FILLED_MAX && rng.chance(1, FULL_SHARE) && says_full;
     let sectors = if fills { all * 5 / 4 / 256 * 256 } else { rng.pick(&[64, 256, 512]) };
     plan.volumes.push(VolumeShape {
         sectors,

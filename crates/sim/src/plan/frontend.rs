@@ -14,6 +14,8 @@ pub enum Frontend {
     Nbd(NbdShape),
     /// The driver of ublk, with a device for each volume.
     Ublk(UblkShape),
+    /// Virtual machines, one for each volume.
+    Vhost(VhostShape),
 }
 
 /// The NBD servers and what is between them and the clients.
@@ -48,6 +50,25 @@ pub struct UblkShape {
     pub delay_max: Nanos,
 }
 
+/// The virtual machines, and the way in which they use their disks.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct VhostShape {
+    /// Queues of each disk; clients share them.
+    pub queues: u16,
+    /// Requests under way in a queue at most.
+    pub slots: u16,
+    /// Kicks and calls take up to this long to arrive.
+    pub delay_max: Nanos,
+    /// Pieces of a request's data at most.
+    pub pieces: u16,
+    /// Half of the requests have a table of descriptors of their own.
+    pub indirect: bool,
+    /// Kicks and calls are made only where the other side wants them.
+    pub event_idx: bool,
+    /// Memory for the data of requests in flight.
+    pub memory_bytes: u64,
+}
+
 impl Frontend {
     /// Streams that clients share, of each volume.
     pub fn streams(&self) -> Option<u32> {
@@ -55,6 +76,7 @@ impl Frontend {
             Frontend::Direct => None,
             Frontend::Nbd(shape) => Some(shape.connections),
             Frontend::Ublk(shape) => Some(u32::from(shape.queues)),
+            Frontend::Vhost(shape) => Some(u32::from(shape.queues)),
         }
     }
 
@@ -66,6 +88,7 @@ impl Frontend {
             Frontend::Ublk(shape) => {
                 u64::from(shape.depth) * u64::from(shape.max_io_bytes.next_multiple_of(4096)) * 2
             }
+            Frontend::Vhost(shape) => shape.memory_bytes,
         }
     }
 }
@@ -86,7 +109,7 @@ pub(super) fn add_frontend(plan: &mut Plan, rng: &mut Rng) {
         return cut(plan, &mut devices);
     }
     if !drawn {
-        return;
+        return add_guests(plan, &mut Rng::fork(plan.seed, "guests"));
     }
     plan.frontend = Frontend::Nbd(NbdShape {
         connections: rng.pick(&[1, 1, 2, 4]),
@@ -95,6 +118,23 @@ pub(super) fn add_frontend(plan: &mut Plan, rng: &mut Rng) {
         requests: rng.pick(&[1, 2, 64]),
         inflight_bytes: rng.pick(&[4096, 65_536, 64 << 20]),
         receive_bytes: rng.pick(&[64, 4096, 256 << 10]),
+    });
+    cut(plan, rng);
+}
+
+/// Lets clients be programs in virtual machines, in some of the plans.
+fn add_guests(plan: &mut Plan, rng: &mut Rng) {
+    if !rng.chance(1, 10) {
+        return;
+    }
+    plan.frontend = Frontend::Vhost(VhostShape {
+        queues: rng.pick(&[1, 1, 2, 4]),
+        slots: rng.pick(&[1, 2, 16]),
+        delay_max: Nanos::from_micros(rng.pick(&[0, 50, 2_000])),
+        pieces: rng.pick(&[1, 2, 6]),
+        indirect: rng.chance(1, 2),
+        event_idx: rng.chance(2, 3),
+        memory_bytes: rng.pick(&[4 << 20, 64 << 20]),
     });
     cut(plan, rng);
 }

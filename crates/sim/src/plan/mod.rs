@@ -34,7 +34,7 @@ mod targeted;
 pub mod text;
 mod tight;
 
-pub use frontend::{Frontend, NbdShape, UblkShape};
+pub use frontend::{Frontend, NbdShape, UblkShape, VhostShape};
 pub use handover::DriverRun;
 pub use hands::{Hand, HandAction, Remedy};
 pub use lossy::LossyDisk;

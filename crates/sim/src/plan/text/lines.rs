@@ -7,7 +7,7 @@ use super::{OUTAGES, PROFILES};
 use crate::disk::{Outage, Rates};
 use crate::plan::{
     Action, AfterStart, CacheShape, ClientOp, Control, ControlAction, DiskFaults, DriverRun,
-    Hammer, NbdShape, UblkShape, VolumeShape, Zone,
+    Hammer, NbdShape, UblkShape, VhostShape, VolumeShape, Zone,
 };
 
 pub(super) fn parse_cache(words: &mut Words<'_>) -> Parsed<CacheShape> {
@@ -54,6 +54,18 @@ pub(super) fn parse_ublk(words: &mut Words<'_>) -> Parsed<UblkShape> {
         max_io_bytes: words.num("max-io-bytes")?,
         user_copy: words.flag("user-copy")?,
         delay_max: Nanos::from_micros(words.num("delay-us")?),
+    })
+}
+
+pub(super) fn parse_vhost(words: &mut Words<'_>) -> Parsed<VhostShape> {
+    Ok(VhostShape {
+        queues: words.num("queues")?,
+        slots: words.num("slots")?,
+        delay_max: Nanos::from_micros(words.num("delay-us")?),
+        pieces: words.num("pieces")?,
+        indirect: words.flag("indirect")?,
+        event_idx: words.flag("event-idx")?,
+        memory_bytes: words.num("memory-bytes")?,
     })
 }
 

@@ -6,7 +6,7 @@ use ubcache_env::Nanos;
 
 use super::lines::{
     parse_cache, parse_control, parse_faults, parse_hammer, parse_nbd, parse_op, parse_ublk,
-    parse_volume,
+    parse_vhost, parse_volume,
 };
 use super::words::{Parsed, Words};
 use super::{HEAD, POLICIES, PlanError};
@@ -51,6 +51,7 @@ impl Draft {
             "cache" => self.cache = Some(parse_cache(&mut words)?),
             "nbd" => self.frontend = Some(Frontend::Nbd(parse_nbd(&mut words)?)),
             "ublk" => self.frontend = Some(Frontend::Ublk(parse_ublk(&mut words)?)),
+            "vhost" => self.frontend = Some(Frontend::Vhost(parse_vhost(&mut words)?)),
             "volume" => self.volumes.push(parse_volume(&mut words)?),
             "faults" => self.faults.push(parse_faults(&mut words)?),
             "flush-loss" => {

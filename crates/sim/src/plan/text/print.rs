@@ -8,7 +8,7 @@ use super::{HEAD, OUTAGES, POLICIES, PROFILES, name_of};
 use crate::disk::Rates;
 use crate::plan::{
     Action, AfterStart, CacheShape, ClientOp, ControlAction, DiskFaults, Frontend, Hammer,
-    LossyDisk, NbdShape, Pace, Plan, Scarcity, Sums, UblkShape, VolumeShape, Zone,
+    LossyDisk, NbdShape, Pace, Plan, Scarcity, Sums, UblkShape, VhostShape, VolumeShape, Zone,
 };
 
 struct Span(SectorRange);
@@ -36,6 +36,7 @@ impl fmt::Display for Plan {
             Frontend::Direct => {}
             Frontend::Nbd(shape) => writeln!(f, "{shape}")?,
             Frontend::Ublk(shape) => writeln!(f, "{shape}")?,
+            Frontend::Vhost(shape) => writeln!(f, "{shape}")?,
         }
         for volume in &self.volumes {
             writeln!(f, "{volume}")?;
@@ -152,6 +153,21 @@ impl fmt::Display for UblkShape {
              delay-us={}",
             u8::from(*user_copy),
             delay_max.as_micros()
+        )
+    }
+}
+
+impl fmt::Display for VhostShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VhostShape { queues, slots, delay_max, pieces, indirect, event_idx, memory_bytes } =
+            self;
+        write!(
+            f,
+            "vhost queues={queues} slots={slots} delay-us={} pieces={pieces} indirect={} \
+             event-idx={} memory-bytes={memory_bytes}",
+            delay_max.as_micros(),
+            u8::from(*indirect),
+            u8::from(*event_idx)
         )
     }
 }
