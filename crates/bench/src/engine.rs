@@ -333,6 +333,7 @@ fn reads_of_a_device(rig: &Rig, random: &mut Random, blocks: u64, requests: u64)
         max_io_bytes: 1 << 20,
         stream: StreamId(0),
         requests: Rc::default(),
+        pace: None,
     };
     let served = serve_queue(rig.world.env(), driver, rig.volume.clone(), options);
     rig.world.run(async {

@@ -108,6 +108,11 @@ impl<V: Volume> Exports<V> {
         }
     }
 
+    /// The pace of all connections to an export together, for another way to its volume.
+    pub fn pace(&self, name: &str) -> Option<Rc<Pace>> {
+        self.exports.borrow().iter().find(|export| export.name == name)?.pace.clone()
+    }
+
     /// Lets the empty name stand for no export from now on. A client that relies on the default
     /// export would get another disk if the first one is missing.
     pub fn drop_default(&self) {

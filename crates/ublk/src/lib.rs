@@ -31,4 +31,4 @@ pub mod server;
 pub use control::{Control, ControlDevice, ControlError, DeviceInfo, DeviceState};
 pub use features::Features;
 pub use parameters::Parameters;
-pub use server::{QueueEnd, QueueOptions, Requests, UblkStats, serve_queue};
+pub use server::{Pace, QueueEnd, QueueOptions, Requests, UblkStats, serve_queue};

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Event, Notify};
 use ubcache_env::{
-    Buf, Command, CommandDevice, Env, IoVec, Priority, Sector, SectorRange, StreamEnd, StreamId,
+    Buf, Command, CommandDevice, Env, IoVec, Nanos, Priority, Sector, SectorRange, StreamEnd, StreamId,
     Volume, VolumeError,
 };
 use zerocopy::{FromZeros, IntoBytes};
@@ -106,8 +106,12 @@ impl Drop for UnderWay {
     }
 }
 
+/// Limits on requests: takes the present moment and the bytes of a request, and gives the moment at
+/// which it may start.
+pub type Pace = Rc<dyn Fn(Nanos, u64) -> Nanos>;
+
 /// Settings of a queue.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct QueueOptions {
     /// Its number.
     pub queue: u16,
@@ -122,6 +126,8 @@ pub struct QueueOptions {
     pub stream: StreamId,
     /// Requests of the device, of all of its queues.
     pub requests: Rc<Requests>,
+    /// Limits on requests; none: there are none.
+    pub pace: Option<Pace>,
 }
 
 /// The end of a queue.
@@ -202,6 +208,10 @@ async fn serve_slot<E: Env, D: CommandDevice, V: Volume>(
         let mut request = IoDescriptor::new_zeroed();
         let at = usize::from(slot) * size_of::<IoDescriptor>();
         queue.device.shared(at, request.as_mut_bytes());
+        if let Some(pace) = &options.pace {
+            let start = pace(env.now(), u64::from(request.sectors) * 512);
+            Box::pin(env.sleep_until(start)).await;
+        }
         let under_way = options.requests.begin().await;
         let outcome = carry_out(env, queue, slot, &request, &mut memory).await;
         drop(under_way);

@@ -3,7 +3,7 @@
 mkdir -p "$work/share"
 cp "$ubcache" "$work/share/ubcache"
 for where in direct ext4; do
-    for who in bcache ubcache; do
+    for who in bcache ubcache ublk; do
         truncate -s 64M "$work/backing-$who-$where.img" "$work/cache-$who-$where.img"
         arguments="$who $where" boot race-bypass-write.sh \
             --disk "$work/backing-$who-$where.img" --disk "$work/cache-$who-$where.img" >"$work/$who-$where.out"

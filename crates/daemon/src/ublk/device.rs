@@ -12,7 +12,7 @@ use ubcache_host::{HostCommands, HostEnv};
 use ubcache_ublk::abi::{IoDescriptor, descriptors_at};
 use ubcache_ublk::features::{UPDATE_SIZE, USER_COPY, USER_RECOVERY};
 use ubcache_ublk::{
-    ControlError, DeviceInfo, Parameters, QueueEnd, QueueOptions, Requests, UblkStats, serve_queue,
+    ControlError, DeviceInfo, Pace, Parameters, QueueEnd, QueueOptions, Requests, UblkStats, serve_queue,
 };
 
 use super::driver::{Driver, block_device, character_device, refused};
@@ -273,6 +273,8 @@ impl<W: World> Daemon<W> {
         }
         parts.insert(0, first);
         let requests = Rc::<Requests>::default();
+        let pace = self.exports.pace(export);
+        let pace = pace.map(|pace| -> Pace { Rc::new(move |now, bytes| pace.start(now, bytes)) });
         let queues = parts.into_iter().zip(0..).map(|(part, queue)| {
             let options = QueueOptions {
                 queue,
@@ -281,6 +283,7 @@ impl<W: World> Daemon<W> {
                 max_io_bytes: info.max_io_bytes,
                 stream: StreamId(FIRST_STREAM + u64::from(info.device) * 4096 + u64::from(queue)),
                 requests: requests.clone(),
+                pace: pace.clone(),
             };
             let (world, volume, path) =
                 (self.world.clone(), volume.clone(), block_device(info.device));

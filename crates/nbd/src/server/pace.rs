@@ -34,12 +34,17 @@ impl Pace {
         (rates != Rates::default()).then(|| Rc::new(pace))
     }
 
+    /// Takes tokens for a request of so many bytes; the moment at which it may start.
+    pub fn start(&self, now: Nanos, bytes: u64) -> Nanos {
+        let by_requests = self.requests.as_ref().map(|bucket| bucket.take(now, 1));
+        let by_bytes = self.bytes.as_ref().map(|bucket| bucket.take(now, bytes));
+        by_requests.max(by_bytes).unwrap_or(now)
+    }
+
     /// Waits until a request of so many bytes may start.
     pub(super) async fn wait<E: Env>(&self, env: &E, bytes: u64) {
         let now = env.now();
-        let by_requests = self.requests.as_ref().map(|bucket| bucket.take(now, 1));
-        let by_bytes = self.bytes.as_ref().map(|bucket| bucket.take(now, bytes));
-        let start = by_requests.max(by_bytes).unwrap_or(now);
+        let start = self.start(now, bytes);
         if start > now {
             env.sleep_until(start).await;
         }

@@ -288,6 +288,7 @@ impl<V: Volume> UblkVolume<V> {
                 max_io_bytes: self.shape.max_io_bytes,
                 stream: StreamId(number * u64::from(self.shape.queues) + u64::from(queue.number)),
                 requests: self.requests.clone(),
+                pace: None,
             };
             let served =
                 serve_queue(self.env.clone(), Handle(queue.clone()), self.volume.clone(), options);
