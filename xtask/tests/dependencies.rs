@@ -37,6 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ubcache-host",
             "ubcache-tls",
             "ubcache-ublk",
+            "ubcache-vhost",
         ],
     ),
     ("ubcache-offline", &["ubcache-format", "ubcache-env"]),
@@ -48,7 +49,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["ubcache-format", "ubcache-env", "ubcache-daemon", "ubcache-offline", "ubcache-host"],
     ),
     // The engine alone is measured in a world of its own.
-    ("ubcache-bench", &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-ublk"]),
+    (
+        "ubcache-bench",
+        &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-ublk", "ubcache-vhost"],
+    ),
     (
         "ubcache-torture",
         &[
@@ -58,6 +62,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ubcache-nbd",
             "ubcache-offline",
             "ubcache-sim",
+            "ubcache-vhost",
         ],
     ),
     ("xtask", &[]),

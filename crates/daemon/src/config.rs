@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::page::StatusPageOptions;
 use crate::tls::TlsOptions;
 use crate::ublk::UblkOptions;
+use crate::vhost_user::VhostUserExport;
 
 /// Configuration of one daemon.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub struct ServeConfig {
     pub nbd: Vec<NbdAddress>,
     /// Block devices of the kernel.
     pub ublk: UblkOptions,
+    /// Sockets for virtual machines.
+    pub vhost_user: Vec<VhostUserExport>,
     /// Attributes to set at the start, in order.
     pub settings: Vec<(String, String)>,
     /// Attributes to set at the start after these, of one export each.
@@ -181,18 +184,27 @@ pub enum ExportWay {
     Nbd,
     /// A block device of the kernel, with its number if one was chosen.
     Ublk(Option<u32>),
+    /// A socket for virtual machines.
+    VhostUser(PathBuf),
 }
 
 impl FromStr for ExportWay {
     type Err = String;
 
     fn from_str(text: &str) -> Result<ExportWay, String> {
-        let wrong = || format!("\"{text}\" is not a way to a volume: expected nbd, ublk or ublk:N");
+        let wrong = || {
+            format!(
+                "\"{text}\" is not a way to a volume: expected nbd, ublk, ublk:N or vhost-user:/PATH"
+            )
+        };
         match text.split_once(':') {
             None if text == "nbd" => Ok(ExportWay::Nbd),
             None if text == "ublk" => Ok(ExportWay::Ublk(None)),
             Some(("ublk", number)) => {
                 number.parse().map(|number| ExportWay::Ublk(Some(number))).map_err(|_| wrong())
+            }
+            Some(("vhost-user", path)) if path.starts_with('/') => {
+                Ok(ExportWay::VhostUser(path.into()))
             }
             _ => Err(wrong()),
         }

@@ -18,6 +18,7 @@
 //! | [`control`] | the control protocol, client and daemon |
 //! | [`page`] | the status page for browsers |
 //! | [`ublk`] | block devices of the kernel for volumes that are served |
+//! | [`vhost_user`] | disks of virtual machines |
 //! | [`tls`] | encryption of connections over TCP |
 //! | [`upgrade`] | another program that goes on in this process |
 //! | [`log`] | the log, which never stops the set |
@@ -48,6 +49,7 @@ pub mod supervisor;
 pub mod tls;
 pub mod ublk;
 pub mod upgrade;
+pub mod vhost_user;
 
 pub use clients::ClientLimits;
 pub use config::{NbdAddress, Network, ReadOnly, ServeConfig};
@@ -60,3 +62,4 @@ pub use ubcache_host::{PageCache, SocketAccess, group_id};
 pub use ubcache_nbd::Rates;
 pub use ubcache_ublk::Features as UblkFeatures;
 pub use ublk::{UblkExport, UblkOptions};
+pub use vhost_user::VhostUserExport;

@@ -66,6 +66,13 @@ impl Control {
         self.draining.get()
     }
 
+    /// Waits until the end has begun.
+    pub async fn drained(&self) {
+        while !self.draining.get() {
+            self.changed.notified().await;
+        }
+    }
+
     /// The size of a volume has changed: its guests hear of it.
     pub fn resized(&self) {
         self.sizes.set(self.sizes.get() + 1);

@@ -8,7 +8,7 @@ use ubcache_daemon::config::split_name;
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_daemon::{
     ClientLimits, Failure, NbdAddress, Network, PageCache, Rates, ReadOnly, Ready, ServeConfig,
-    SocketAccess, TlsOptions, UblkExport, UblkFeatures, UblkOptions,
+    SocketAccess, TlsOptions, UblkExport, UblkFeatures, UblkOptions, VhostUserExport,
 };
 use ubcache_env::Nanos;
 
@@ -48,6 +48,11 @@ pub struct Args {
     /// quiesce; with commas between them
     #[arg(long, value_name = "ABILITIES", default_value = "")]
     ublk_without: UblkFeatures,
+    /// Listen at the unix socket PATH for virtual machines, which use the export EXPORT, or the
+    /// only one, as a disk (vhost-user-blk); more than once. They outlive this daemon: their
+    /// requests wait for the next one
+    #[arg(long, value_name = "[EXPORT=]PATH")]
+    vhost_user: Vec<VhostUserExport>,
     /// Cache mode: writethrough, writeback, writearound or none [default: as the superblock says]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
@@ -267,6 +272,7 @@ impl Args {
                 depth: args.ublk_depth,
                 without: args.ublk_without,
             },
+            vhost_user: args.vhost_user,
             settings,
             control: args.control,
             cache_optional: args.cache_optional,

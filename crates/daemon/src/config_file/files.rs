@@ -194,6 +194,16 @@ fn resolve(
             }
         }
     }
+    for guests in &set.serve.vhost_user {
+        let key = NbdAddress::Unix(guests.path.clone()).to_string();
+        let export = guests.export.as_deref().unwrap_or_default();
+        let here = format!("export of the volume {export} in {}", set.file.display());
+        if let Some(other) = taken.addresses.insert(key, here) {
+            let path = guests.path.display();
+            let what = format_args!("export: {path} is the address of {other} as well");
+            faults.push(Fault::of_file(&set.file, what));
+        }
+    }
     for address in &set.serve.nbd {
         let key = match address {
             NbdAddress::Tcp(address) | NbdAddress::Tls(address) if address.port() == 0 => continue,

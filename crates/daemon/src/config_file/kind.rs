@@ -102,7 +102,9 @@ impl fmt::Display for Kind {
             Kind::Permissions => f.write_str("permissions in octal, \"0600\" to \"0777\""),
             Kind::Group => f.write_str("the name or number of a group"),
             Kind::Addresses => f.write_str("a list of \"unix:/PATH\" and \"tcp:ADDRESS:PORT\""),
-            Kind::Exports => f.write_str("\"nbd\", \"ublk\", \"ublk:N\", or a list of them"),
+            Kind::Exports => f.write_str(
+                "\"nbd\", \"ublk\", \"ublk:N\", \"vhost-user:/PATH\", or a list of them",
+            ),
             Kind::Networks => f.write_str("a list of networks, as in [\"10.0.0.0/8\"]"),
             Kind::Attributes => f.write_str("a table of attributes"),
             Kind::Table => f.write_str("a table"),

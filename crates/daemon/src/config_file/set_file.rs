@@ -20,6 +20,7 @@ use crate::clients::ClientLimits;
 use crate::config::{ExportWay, ReadOnly, ServeConfig};
 use crate::tls::TlsOptions;
 use crate::ublk::{UblkExport, UblkOptions};
+use crate::vhost_user::VhostUserExport;
 
 /// A set, as its file has it. Devices are not looked for yet.
 #[derive(Clone, Debug)]
@@ -124,6 +125,7 @@ fn read_set(source: &mut Source<'_>, table: &DeTable<'_>, name: String) -> Optio
     }
     let serve = ServeConfig {
         nbd: values.list("nbd"),
+        vhost_user: read.iter().flat_map(guests_of).collect(),
         settings,
         volume_settings: read
             .iter()
@@ -320,11 +322,21 @@ fn remember(given: &mut BTreeMap<String, String>, prefix: &str, values: &Values,
     }
 }
 
+fn guests_of(volume: &ReadVolume) -> Vec<VhostUserExport> {
+    let of_way = |way: &ExportWay| match way {
+        ExportWay::VhostUser(path) => {
+            Some(VhostUserExport { export: Some(volume.file.name.clone()), path: path.clone() })
+        }
+        ExportWay::Nbd | ExportWay::Ublk(_) => None,
+    };
+    volume.ways.iter().filter_map(of_way).collect()
+}
+
 fn ublk_of(volumes: &[ReadVolume]) -> UblkOptions {
     let of_volume = |volume: &ReadVolume| {
         let found = volume.ways.iter().find_map(|way| match way {
             ExportWay::Ublk(device) => Some(*device),
-            ExportWay::Nbd => None,
+            ExportWay::Nbd | ExportWay::VhostUser(_) => None,
         })?;
         Some(UblkExport { export: Some(volume.file.name.clone()), device: found })
     };

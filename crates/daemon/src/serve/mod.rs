@@ -219,10 +219,15 @@ async fn run<W: World>(
         let devices = own.block_devices();
         let devices = devices.iter().filter(|device| device.export == name);
         let devices = devices.map(|device| device.path().display().to_string());
-        addresses.iter().map(|address| address.uri(name)).chain(devices).collect::<Vec<_>>()
+        let sockets = own.guest_sockets();
+        let sockets = sockets.iter().filter(|socket| socket.export == name);
+        let sockets = sockets.map(|socket| format!("vhost-user:{}", socket.path.display()));
+        let uris = addresses.iter().map(|address| address.uri(name));
+        uris.chain(devices).chain(sockets).collect::<Vec<_>>()
     };
     let clients = heritage.as_mut().map(|heritage| take_up(world, heritage, &listeners));
     daemon.start_block_devices().await?;
+    daemon.start_guest_sockets().await?;
     listeners.start(world);
     let status_page = page.as_ref().map(StatusPage::url);
     let (mailroom, mut control) = match way {
@@ -258,6 +263,7 @@ async fn run<W: World>(
     log_waiting_stop(daemon, world, move || connected.active());
     systemd.stopping();
     listeners.close(world, config.drain_timeout).await;
+    daemon.end_guest_sockets(config.drain_timeout).await;
     daemon.end_block_devices().await;
     let stopped = if sets_stopped { Ok(()) } else { daemon.stop_sets().await };
     if let Err(error) = &stopped {

@@ -27,6 +27,7 @@ use crate::served::world::{World, open as open_device, refuse_vague_discards};
 use crate::size::show_size;
 use crate::upgrade::heritage::own_path;
 use crate::upgrade::state::{State, VolumeState};
+use crate::vhost_user::socket::FIRST_STREAM;
 
 /// The set, or the reason why its disks are served without it.
 type Opened<W> = (CacheSet<W>, Option<String>);
@@ -148,6 +149,8 @@ pub(super) async fn open<W: World>(
         exports,
         listeners: RefCell::default(),
         block_devices: RefCell::default(),
+        guest_sockets: RefCell::default(),
+        guest_streams: Rc::new(Cell::new(FIRST_STREAM)),
         membership: Lock::default(),
         program: inherited.map_or_else(own_path, State::own_program),
         upgrades: Upgrades::default(),

@@ -31,6 +31,7 @@ use crate::control::names::SharedNames;
 use crate::control::refusal::{Kind, Refusal};
 use crate::open::precheck::Down;
 use crate::ublk::device::BlockDevice;
+use crate::vhost_user::socket::GuestSocket;
 
 /// The running set: state that all parts of the daemon share.
 pub struct Daemon<W: World> {
@@ -52,6 +53,9 @@ pub struct Daemon<W: World> {
     pub(crate) exports: Rc<Exports<Exported<W>>>,
     pub(crate) listeners: RefCell<Option<Rc<Listeners<W>>>>,
     pub(crate) block_devices: RefCell<Vec<Rc<BlockDevice>>>,
+    pub(crate) guest_sockets: RefCell<Vec<Rc<GuestSocket>>>,
+    /// Number of the next stream of a guest.
+    pub(crate) guest_streams: Rc<Cell<u64>>,
     /// Volumes come and go, and caches, one at a time.
     pub(crate) membership: Lock,
     /// The path by which this program was started.

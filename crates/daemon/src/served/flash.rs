@@ -133,6 +133,7 @@ impl<W: World> Daemon<W> {
         served.map_err(|error| Refusal::new(Kind::Failed, error))?;
         self.publish();
         self.add_block_devices().await;
+        self.add_guest_sockets().await;
         let found = self.flash().into_iter().find(|served| served.volume.uuid() == uuid);
         Ok(found.map_or_else(|| uuid.to_string(), |served| served.name.clone()))
     }
@@ -150,6 +151,10 @@ impl<W: World> Daemon<W> {
         let clients = self.clients_of(name);
         if let Some(device) = self.block_device_of(name).filter(|_| bytes < before) {
             let said = format!("{name} is the block device {}", device.path().display());
+            return Err(Refusal::new(Kind::Conflict, said).expected("no shorter one"));
+        }
+        if bytes < before && self.has_guest(name) {
+            let said = format!("{name} is the disk of a virtual machine");
             return Err(Refusal::new(Kind::Conflict, said).expected("no shorter one"));
         }
         if bytes < before && clients > 0 {
@@ -179,6 +184,7 @@ impl<W: World> Daemon<W> {
             said += &format!("; {} of data were discarded", show_size(lost));
         }
         said += &self.resize_block_device(name, served.volume.info().sectors).await;
+        said += self.resize_guest_disks(name);
         if clients > 0 {
             said += "; clients see the new size when they connect again";
         }
@@ -202,6 +208,7 @@ impl<W: World> Daemon<W> {
                 .advice(format_args!("disconnect them, or: ubcache flash remove {name} --force")));
         }
         self.end_block_device(name, force).await?;
+        self.end_guest_sockets_of(name, force).await?;
         let removed = self.set().remove_flash(served.volume.uuid(), discard_data).await;
         let lost = removed.map_err(|error| match error {
             EngineError::HasFlashData(data) => {

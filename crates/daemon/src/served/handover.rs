@@ -159,12 +159,14 @@ impl<W: World> Daemon<W> {
             }
         };
         self.hold_block_devices().await;
+        self.hold_guest_sockets().await;
         let prepared = self.prepare(upgrade, listeners, control, &partings, began);
         let mut heritage = match prepared {
             Ok(heritage) => heritage,
             Err(error) => {
                 listeners.keep_on();
                 self.release_block_devices();
+                self.add_guest_sockets().await;
                 partings.into_iter().for_each(|parting| listeners.go_on(world, parting));
                 control.release();
                 return Err(format!("can't hand over the sockets: {error}"));

@@ -102,6 +102,7 @@ impl<W: World> Daemon<W> {
         // One that was looked for in vain has no path.
         self.down.borrow_mut().retain(|it| it.name != name);
         self.add_block_devices().await;
+        self.add_guest_sockets().await;
         Ok(name)
     }
 
@@ -153,6 +154,7 @@ impl<W: World> Daemon<W> {
     pub async fn remove(&self, volume: Option<&str>, keep_dirty: bool) -> Result<String, Refusal> {
         let served = self.only(volume)?;
         let name = &served.name;
+        self.end_guest_sockets_of(name, false).await?;
         self.end_block_device(name, false).await?;
         tracing::info!(export = name, "removing");
         let set = self.set_of(&served);
