@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Event, Notify};
 use ubcache_env::{
-    Buf, Command, CommandDevice, Env, IoVec, Nanos, Priority, Sector, SectorRange, StreamEnd, StreamId,
-    Volume, VolumeError,
+    Buf, Command, CommandDevice, Env, IoVec, Nanos, Priority, Sector, SectorRange, StreamEnd,
+    StreamId, Volume, VolumeError,
 };
 use zerocopy::{FromZeros, IntoBytes};
 

@@ -12,12 +12,13 @@ use ubcache_host::{HostCommands, HostEnv};
 use ubcache_ublk::abi::{IoDescriptor, descriptors_at};
 use ubcache_ublk::features::{UPDATE_SIZE, USER_COPY, USER_RECOVERY};
 use ubcache_ublk::{
-    ControlError, DeviceInfo, Pace, Parameters, QueueEnd, QueueOptions, Requests, UblkStats, serve_queue,
+    ControlError, DeviceInfo, Pace, Parameters, QueueEnd, QueueOptions, Requests, UblkStats,
+    serve_queue,
 };
 
 use super::driver::{Driver, block_device, character_device, refused};
 use super::record::{self, Record};
-use super::start::{IO_BYTES_MAX, Prepared, Wanted, identity_of};
+use super::start::{IO_BYTES_MAX, Lineage, Prepared, Wanted, identity_of};
 use crate::control::refusal::{Kind, Refusal};
 use crate::failure::Failure;
 use crate::log::STATE;
@@ -150,7 +151,11 @@ impl<W: World> Daemon<W> {
         self.block_devices.borrow().clone()
     }
 
-    /// Makes block devices for all volumes that get one and have none.
+    /// Makes block devices for all volumes that get one and have none. A volume whose device can't
+    /// be made is served without it.
+    ///
+    /// # Errors
+    /// None could be made.
     pub(crate) async fn start_block_devices(&self) -> Result<(), Failure> {
         let options = &self.config.ublk;
         if options.exports.is_empty() {
@@ -172,8 +177,19 @@ impl<W: World> Daemon<W> {
                     .expected(format_args!("one of {}", names.join(", "))));
             }
         }
+        let mut failures = Vec::new();
         for source in sources {
-            self.start_block_device(&source).await?;
+            if let Err(failure) = self.start_block_device(&source).await {
+                failures.push((source.export, failure));
+            }
+        }
+        if self.block_devices.borrow().is_empty()
+            && let Some((_, failure)) = failures.pop()
+        {
+            return Err(failure);
+        }
+        for (export, failure) in failures {
+            tracing::error!(target: STATE, export, "served without its block device: {failure:#}");
         }
         Ok(())
     }
@@ -204,6 +220,7 @@ impl<W: World> Daemon<W> {
         let parameters = Parameters::of(&volume.info(), IO_BYTES_MAX)
             .map_err(|why| Failure::usage(format_args!("--ublk {}", source.export), why))?;
         let wanted = Wanted {
+            lineage: self.lineage(),
             export: source.export.clone(),
             device,
             identity: identity_of(source.uuid),
@@ -214,9 +231,21 @@ impl<W: World> Daemon<W> {
         let prepared = host.blocking(move || wanted.prepare()).await;
         let Some(prepared) = prepared.transpose()? else { return Ok(()) };
         let info = prepared.info;
-        let record = Record { export: &source.export, label: &source.label, uuid: source.uuid };
+        let lineage = match self.lineage() {
+            Lineage::Of(number) => Some(number),
+            Lineage::Unknown => None,
+            // What the record says of the cache stays true.
+            Lineage::Uncached => record::lineage_of(info.device),
+        };
+        let (export, label) = (source.export.as_str(), source.label.as_str());
+        let record = Record { export, label, uuid: source.uuid, lineage };
         if let Err(error) = record.write(info.device) {
-            tracing::debug!(%error, "no record for udev");
+            tracing::warn!(
+                device = %block_device(info.device).display(),
+                %error,
+                "no record of the device can be written in /run/ubcache: it has no link in /dev, and \
+                 can't be served again after this daemon is killed"
+            );
         }
         let started = self.serve_queues(&prepared, &source.export, &volume);
         let device = match started {
@@ -243,6 +272,18 @@ impl<W: World> Daemon<W> {
         );
         self.block_devices.borrow_mut().push(Rc::new(device));
         Ok(())
+    }
+
+    /// The chain of starts that this one continues, each with every write that was answered (rule
+    /// V3): the file system on a device goes on as if nothing had happened.
+    fn lineage(&self) -> Lineage {
+        match self.no_cache.borrow().is_some() {
+            true => Lineage::Uncached,
+            false => match self.set().kept_state() {
+                Some(kept) => Lineage::Of(kept.lineage),
+                None => Lineage::Unknown,
+            },
+        }
     }
 
     /// Ends what was begun of a device.

@@ -15,6 +15,8 @@ pub(super) struct Record<'a> {
     pub(super) export: &'a str,
     pub(super) label: &'a str,
     pub(super) uuid: Uuid,
+    /// The chain of starts that its requests count on.
+    pub(super) lineage: Option<u64>,
 }
 
 fn path(device: u32) -> PathBuf {
@@ -29,19 +31,30 @@ impl Record<'_> {
     }
 
     fn text(&self) -> String {
+        let lineage = self.lineage.map(|number| format!("UBCACHE_LINEAGE={number:016x}\n"));
         format!(
-            "UBCACHE_EXPORT={}\nUBCACHE_LABEL={}\nUBCACHE_UUID={}\n",
+            "UBCACHE_EXPORT={}\nUBCACHE_LABEL={}\nUBCACHE_UUID={}\n{}",
             plain(self.export),
             plain(self.label),
-            self.uuid
+            self.uuid,
+            lineage.unwrap_or_default()
         )
     }
 }
 
 /// Name of the export behind a device, if its file is there.
 pub fn export_of(device: u32) -> Option<String> {
+    value_of(device, "UBCACHE_EXPORT=")
+}
+
+/// The chain of starts that the requests of a device count on.
+pub(super) fn lineage_of(device: u32) -> Option<u64> {
+    u64::from_str_radix(&value_of(device, "UBCACHE_LINEAGE=")?, 16).ok()
+}
+
+fn value_of(device: u32, name: &str) -> Option<String> {
     let text = fs::read_to_string(path(device)).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("UBCACHE_EXPORT=")).map(str::to_owned)
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned)
 }
 
 /// Removes the file of a device.
@@ -62,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_record_has_no_name_that_leads_elsewhere() {
-        let record = Record { export: "../a b", label: "x\ny", uuid: Uuid([1; 16]) };
+        let record = Record { export: "../a b", label: "x\ny", uuid: Uuid([1; 16]), lineage: None };
         let text = record.text();
         assert_eq!(text.lines().count(), 3);
         assert!(text.starts_with("UBCACHE_EXPORT=.._a_b\nUBCACHE_LABEL=x_y\n"), "{text}");

@@ -10,6 +10,7 @@ use ubcache_ublk::{Control, ControlError, DeviceInfo, DeviceState, Features, Par
 
 use super::driver::{Driver, block_device, devices, is_running, refused};
 use super::options::UblkOptions;
+use super::record;
 use crate::failure::Failure;
 
 /// The most bytes of a read or write.
@@ -21,6 +22,17 @@ const COPIED_IO_BYTES_MAX: u32 = 256 << 10;
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(30);
 const RECOVERY_PAUSE: Duration = Duration::from_millis(10);
 
+/// The chain of starts of a set, each of which has every write that the one before has answered.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Lineage {
+    /// It has this number.
+    Of(u64),
+    /// There is no kept memory, so each start is alone.
+    Unknown,
+    /// There is no cache that could have more than the disk.
+    Uncached,
+}
+
 /// A device that is wanted for a volume.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
@@ -28,6 +40,7 @@ pub(super) struct Wanted {
     pub(super) device: Option<u32>,
     pub(super) identity: u64,
     pub(super) parameters: Parameters,
+    pub(super) lineage: Lineage,
     pub(super) options: UblkOptions,
 }
 
@@ -140,6 +153,27 @@ impl Wanted {
                 .found(format_args!("process {}", info.pid))
                 .expected("no other daemon of this set")
                 .advice("stop that one first: ubcache stop"));
+        }
+        let is_same = match self.lineage {
+            Lineage::Of(number) => record::lineage_of(info.device) == Some(number),
+            Lineage::Unknown => false,
+            Lineage::Uncached => true,
+        };
+        if !is_same {
+            return Err(Failure::refused(&path, "it can't be served again")
+                .found(
+                    "the former daemon was killed, and the kept memory with its last writes is \
+                     missing or of another run: what it has answered may be lost",
+                )
+                .expected(
+                    "the file SET-UUID.kept beside the control socket, as that daemon has left it",
+                )
+                .advice(format_args!(
+                    "unmount {}, `ubcache ublk remove {} --force`, start again, and check the \
+                     file system (fsck) before it is mounted",
+                    path.display(),
+                    info.device
+                )));
         }
         let grow = self.fits(driver, info, &path)?;
         self.begin(driver, info, &path)?;
