@@ -232,8 +232,6 @@ rules! {
         "kept records are used behind the journal entry that their run wrote last";
     V3CopiedAtStart, ["V3"],
         "a start keeps the records that it has found until they are in the journal";
-    V3GivenUp, ["V3", "J3"],
-        "the kept memory of a set that has failed is not used";
     // Handing over.
     H1StampBound, ["H1"],
         "a mark counts in the journal entry that it was made for only";

@@ -111,6 +111,23 @@ fn records_of_the_last_but_one_process_are_not_used() {
     });
 }
 
+/// Data that a record names may be lost by the flush.
+#[test]
+fn failed_flush_gives_the_kept_memory_up() {
+    in_a_world(async |machine| {
+        let cache = machine.cache.clone();
+        let first = machine.life(true, async |volume| {
+            put(volume, 1).await;
+            cache.fail_next_flush();
+            assert!(volume.flush(StreamId(1)).await.is_err());
+        });
+        let first = first.await.expect("kept memory");
+        let second = machine.life(true, async |_| ()).await.expect("kept memory");
+        assert_eq!(second.outcome, KeptOutcome::Mismatch);
+        assert_ne!(second.lineage, first.lineage);
+    });
+}
+
 #[test]
 fn power_failure_leaves_nothing_kept() {
     in_a_world(async |machine| {

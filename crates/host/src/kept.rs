@@ -48,6 +48,13 @@ pub struct KeptError {
     pub source: io::Error,
 }
 
+impl KeptError {
+    /// Returns true if another process has it, which may be about to end.
+    pub fn is_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::ResourceBusy
+    }
+}
+
 /// A file that is mapped as kept memory. Locked as long as this process has it.
 #[derive(Debug)]
 pub struct HostKept {

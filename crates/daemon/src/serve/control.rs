@@ -9,6 +9,7 @@ use ubcache_host::{HostEnv, SocketError};
 use crate::config::ServeConfig;
 use crate::control::{ControlSocket, Mailroom, socket_directories};
 use crate::failure::Failure;
+use crate::served::process::Process;
 use crate::served::world::{DEVICE_BUSY_TIMEOUT, World};
 use crate::upgrade::heritage::Heritage;
 
@@ -55,6 +56,15 @@ pub(super) fn control_path(config: &ServeConfig, uuid: Uuid) -> Result<PathBuf, 
         Some(path) => Ok(path.clone()),
         None => Ok(usable_directory()?.join(format!("{uuid}.sock"))),
     }
+}
+
+/// The place of kept memory: beside the control socket.
+pub(super) fn kept_directory(config: &ServeConfig, process: &Process) -> Option<PathBuf> {
+    let control = match process {
+        Process::Own => control_path(config, Uuid::default()).ok()?,
+        Process::Shared(shared) => shared.control.clone(),
+    };
+    control.parent().map(Path::to_owned)
 }
 
 /// The directory of the control socket, made if it is not there.

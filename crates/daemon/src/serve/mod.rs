@@ -28,7 +28,7 @@ use ubcache_format::{SECTOR_BYTES, Uuid};
 use ubcache_host::{PassedSocket, passed_sockets};
 
 pub(crate) use self::control::usable_directory;
-use self::control::{Way, control_path, own_control};
+use self::control::{Way, control_path, kept_directory, own_control};
 use self::names::{check_names, names_of};
 use self::open_set::open;
 use self::orders::{follow_orders, follow_signals};
@@ -144,7 +144,8 @@ fn serve_once(
     }
     host.block_on(async {
         let state = inherited.as_ref();
-        let mut daemon = Box::pin(open(&world, config, &members, state)).await?;
+        let kept = kept_directory(config, &process);
+        let mut daemon = Box::pin(open(&world, config, &members, state, kept)).await?;
         daemon.shares_process = !process.is_own();
         let daemon = Rc::new(daemon);
         let stopping = daemon.clone();

@@ -1,13 +1,14 @@
 //! Opening of a set: its devices, the engine, its volumes.
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_engine::{
     AttachOptions, AttributeError, CacheSet, CacheUse, CachedVolume, Choice, EngineError,
     FormerRun, ServedVolume, SetOptions, TakenOver,
 };
+use ubcache_env::KeptMemory;
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::BackingState;
 use ubcache_host::HostFile;
@@ -21,6 +22,7 @@ use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
 use crate::served::cache::{set_options, without_cache};
 use crate::served::daemon::{Daemon, Served};
+use crate::served::kept::{kept_memory, say_kept};
 use crate::served::pace::Paces;
 use crate::served::upgrades::Upgrades;
 use crate::served::world::{World, open as open_device, refuse_vague_discards};
@@ -38,6 +40,7 @@ pub(super) async fn open<W: World>(
     config: &ServeConfig,
     members: &Members,
     inherited: Option<&State>,
+    kept_directory: Option<PathBuf>,
 ) -> Result<Daemon<W>, Failure> {
     names_of(members)?;
     let uuid = match &members.cache {
@@ -58,7 +61,11 @@ pub(super) async fn open<W: World>(
     let served: Vec<&Member> = opened.iter().map(|(member, _)| *member).collect();
     let names = names_among(&served)?;
     let choices = choices(config, &served, &names)?;
-    let known = Known { members, served: &served, names: &names, choices: &choices };
+    let kept = match &cache {
+        Ok(_) => kept_memory(world.host(), kept_directory.as_deref(), uuid).await,
+        Err(_) => None,
+    };
+    let known = Known { members, served: &served, names: &names, choices: &choices, kept };
     let (set, no_cache) = open_set(world, config, cache, &known).await?;
     if let Some(state) = inherited {
         set.remember(&state.attributes).unwrap_or_else(not_kept);
@@ -67,6 +74,7 @@ pub(super) async fn open<W: World>(
         say_unused(&members.cache_path, &served, &names, &set);
     }
     set.taken_over().into_iter().for_each(say_taken_over);
+    set.kept_state().into_iter().for_each(say_kept);
     if let Err(why) = check_choices(&set, &known).await {
         return refuse(&set, why).await;
     }
@@ -146,6 +154,7 @@ pub(super) async fn open<W: World>(
         down: RefCell::new(down),
         cache_path: RefCell::new(members.cache_path.clone()),
         no_cache: RefCell::new(no_cache),
+        kept_directory,
         exports,
         listeners: RefCell::default(),
         block_devices: RefCell::default(),
@@ -173,6 +182,7 @@ struct Known<'a> {
     served: &'a [&'a Member],
     names: &'a [String],
     choices: &'a [Option<Choice>],
+    kept: Option<Rc<dyn KeptMemory>>,
 }
 
 /// Opens the backing devices; those that can't be opened are down.
@@ -212,10 +222,10 @@ async fn open_set<W: World>(
     cache: Result<HostFile, Failure>,
     known: &Known<'_>,
 ) -> Result<Opened<W>, Failure> {
-    let Known { members, served, names, choices } = known;
+    let Known { members, served, names, choices, kept } = known;
     let unchosen = served.iter().zip(*choices).filter(|(_, choice)| choice.is_none());
     let expected = unchosen.map(|(member, _)| member.superblock.clone()).collect();
-    let options = SetOptions { expected, ..set_options(config) };
+    let options = SetOptions { expected, kept: kept.clone(), ..set_options(config) };
     let opening = match cache {
         Ok(cache) => match CacheSet::open(world.clone(), world.cache(cache), options).await {
             Ok(set) => Ok(set),
@@ -242,7 +252,7 @@ async fn open_set<W: World>(
 
 /// Checks all choices before any disk is changed. Any other error concerns one disk alone.
 async fn check_choices<W: World>(set: &CacheSet<W>, known: &Known<'_>) -> Result<(), Failure> {
-    let Known { members, served, names, choices } = known;
+    let Known { members, served, names, choices, .. } = known;
     for ((member, name), choice) in served.iter().zip(*names).zip(*choices) {
         match set.check_choice(&member.superblock, *choice).await {
             Err(error) if is_of_all(&error) => {

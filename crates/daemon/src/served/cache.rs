@@ -15,6 +15,7 @@ use ubcache_host::{HostFile, OpenOptions, PageCache};
 use super::daemon::{Daemon, Served};
 use super::events::follow_events;
 use super::former_set::Former;
+use super::kept::{kept_memory, say_kept};
 use super::world::{World, open as open_device};
 use crate::config::ServeConfig;
 use crate::failure::Failure;
@@ -143,7 +144,9 @@ impl<W: World> Daemon<W> {
                 return Err(why.to_string());
             }
         }
-        let options = set_options(&self.config);
+        let directory = self.kept_directory.as_deref();
+        let kept = kept_memory(self.world.host(), directory, superblock.set_uuid).await;
+        let options = SetOptions { kept, ..set_options(&self.config) };
         let set = CacheSet::open(self.world.clone(), self.world.cache(file), options).await;
         let set = set.map_err(|error| engine_failure(path, &error).to_string())?;
         for served in volumes.iter().filter(|served| !needs_it(served)) {
@@ -153,6 +156,7 @@ impl<W: World> Daemon<W> {
             }
         }
         tracing::info!(cache = %path.display(), set = %set.status().uuid, "a new cache is there");
+        set.kept_state().into_iter().for_each(say_kept);
         for (attribute, value) in &self.config.settings {
             // Those of volumes go on with them.
             let _ = set.set_attribute(attribute, value);

@@ -50,6 +50,8 @@ pub struct Daemon<W: World> {
     pub(crate) cache_path: RefCell<PathBuf>,
     /// Reason why there is no cache.
     pub(crate) no_cache: RefCell<Option<String>>,
+    /// The place of the kept memory of its sets, if there is one.
+    pub(crate) kept_directory: Option<PathBuf>,
     pub(crate) exports: Rc<Exports<Exported<W>>>,
     pub(crate) listeners: RefCell<Option<Rc<Listeners<W>>>>,
     pub(crate) block_devices: RefCell<Vec<Rc<BlockDevice>>>,

@@ -13,6 +13,7 @@
 //! | `gate` | a place where new connections wait |
 //! | `handover` | the end of a daemon with which another program goes on |
 //! | [`health`] | health of a set, and warnings in words |
+//! | `kept` | memory that outlives the process: a file beside the control socket |
 //! | [`listen`] | sockets for NBD clients |
 //! | [`maps`] | what is cached of each part of a volume, and what each part of a cache holds |
 //! | [`metrics`] | the numbers of the report for Prometheus |
@@ -40,6 +41,7 @@ pub(crate) mod former_set;
 pub(crate) mod gate;
 pub(crate) mod handover;
 pub mod health;
+pub(crate) mod kept;
 pub mod listen;
 pub mod maps;
 mod members;

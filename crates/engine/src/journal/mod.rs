@@ -183,9 +183,7 @@ impl<E: Env> Journal<E> {
 
     /// The set has failed, and what records name may be lost.
     pub fn give_up_kept(&self) {
-        if let Some(kept) = &self.kept
-            && self.keeps(Rule::V3GivenUp)
-        {
+        if let Some(kept) = &self.kept {
             self.context.env.mark("kept_given_up");
             kept.give_up();
         }

@@ -224,8 +224,6 @@ mutants! {
         "kept records are used although somebody else had the set meanwhile";
     KeptErasedAtStart, "kept-erased-at-start", [V3CopiedAtStart],
         "a start that has read the kept memory erases it";
-    KeptAfterFailure, "kept-after-failure", [V3GivenUp],
-        "kept records are used although a flush of the cache device failed";
     // Generations that go round.
     InteriorPointersDoNotAge, "interior-pointers-do-not-age", [G1InteriorPointersCount],
         "garbage collection looks for old pointers in leaves only";
