@@ -10,12 +10,32 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::QUEUES_MAX;
 use crate::config::{self, CONFIG_WCE, EVENT_IDX, FLUSH, PROTOCOL_FEATURES, WRITEBACK_AT};
-use crate::inflight::InflightRegion;
+use crate::inflight::{InflightRegion, Notes};
 use crate::queue::{Queue, QueueError};
 use crate::request::PIECE_BYTES;
 
 /// Memory of the guest, as it was at one moment.
 pub(crate) type Memory = Rc<GuestMemoryMmap>;
+
+/// What this start has of the writes that starts before it have answered, and that were not
+/// flushed.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Lineage {
+    /// Everything: none is ever lost.
+    Whole,
+    /// Those of the chain of starts of this number.
+    Of(u64),
+    /// Nothing for certain.
+    Unknown,
+}
+
+/// A guest goes on as if nothing had happened, and writes that it has answers for may be lost.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the former daemon was killed, and what it has answered and not flushed may be lost: power the \
+     virtual machine off and on, so that its file systems start from what is there"
+)]
+pub struct LostWrites;
 
 /// Settings of a disk.
 #[derive(Clone)]
@@ -24,13 +44,20 @@ pub struct Settings {
     pub queues: u16,
     /// Memory that the data of requests in flight may take; a longer piece of a request goes alone.
     pub memory_bytes: u64,
+    /// What this start has of the writes of those before it.
+    pub lineage: Lineage,
     /// Called when a queue stops because the guest did something wrong: its number and the reason.
     pub report: Rc<dyn Fn(u16, QueueError)>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { queues: QUEUES_MAX, memory_bytes: 64 << 20, report: Rc::new(|_, _| ()) }
+        Settings {
+            queues: QUEUES_MAX,
+            memory_bytes: 64 << 20,
+            lineage: Lineage::Whole,
+            report: Rc::new(|_, _| ()),
+        }
     }
 }
 
@@ -90,6 +117,9 @@ pub struct Device<E, V, B> {
     info: VolumeInfo,
     queues: Vec<Rc<Queue<E, V, B>>>,
     inflight: RefCell<Option<Rc<InflightRegion>>>,
+    lineage: Lineage,
+    /// A flush at the end failed, and the guest did not hear of it.
+    owes_error: Cell<bool>,
 }
 
 impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
@@ -116,7 +146,14 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
         });
         let queue = |index| Rc::new(Queue::new(shared.clone(), index, stream()));
         let queues = (0..settings.queues.clamp(1, QUEUES_MAX)).map(queue).collect();
-        Device { shared, info, queues, inflight: RefCell::default() }
+        Device {
+            shared,
+            info,
+            queues,
+            inflight: RefCell::default(),
+            lineage: settings.lineage,
+            owes_error: Cell::new(false),
+        }
     }
 
     /// Features that it offers.
@@ -157,13 +194,20 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
             return false;
         };
         self.shared.writeback.set(*value != 0);
-        self.note_writeback();
+        self.note(false);
         true
     }
 
-    fn note_writeback(&self) {
+    /// Writes the notes for the next process; `durable`: all writes that were answered are.
+    fn note(&self, durable: bool) {
         if let Some(region) = &*self.inflight.borrow() {
-            region.note_writeback(self.shared.writeback.get());
+            let lineage = match self.lineage {
+                Lineage::Of(number) => Some(number),
+                // What the notes say of the cache stays true.
+                Lineage::Whole => region.noted().and_then(|notes| notes.lineage),
+                Lineage::Unknown => None,
+            };
+            region.note(Notes { writeback: self.shared.writeback.get(), durable, lineage });
         }
     }
 
@@ -181,12 +225,34 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
 
     /// Sets where requests in flight are noted. Queues that start from then on go on with what an
     /// earlier process has left there.
-    pub fn set_inflight(&self, region: InflightRegion) {
-        if let Some(writeback) = region.noted_writeback() {
-            self.shared.writeback.set(writeback);
+    ///
+    /// # Errors
+    /// The guest counts on writes that may be lost.
+    pub fn set_inflight(&self, region: InflightRegion) -> Result<(), LostWrites> {
+        if let Some(notes) = region.noted() {
+            let is_same = match self.lineage {
+                Lineage::Whole => true,
+                Lineage::Of(number) => notes.lineage == Some(number),
+                Lineage::Unknown => false,
+            };
+            if !is_same && !notes.durable {
+                return Err(LostWrites);
+            }
+            self.shared.writeback.set(notes.writeback);
         }
         *self.inflight.borrow_mut() = Some(Rc::new(region));
-        self.note_writeback();
+        self.note(false);
+        Ok(())
+    }
+
+    /// Stops all queues, with answers, and makes everything durable: any start can go on with the
+    /// guest.
+    pub async fn settle(&self) {
+        self.stop_all().await;
+        match self.shared.volume.flush(self.queues[0].stream()).await {
+            Ok(()) => self.note(true),
+            Err(_) => self.owes_error.set(true),
+        }
     }
 
     fn queue(&self, index: u32) -> Result<&Rc<Queue<E, V, B>>, QueueError> {
@@ -258,7 +324,8 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
     /// The connection has ended. Waits for all requests; if a queue still runs, none of them is
     /// answered any more: they stay noted as in flight.
     pub async fn end(&self) {
-        let end = if self.is_running() { StreamEnd::Cut } else { StreamEnd::Orderly };
+        let is_cut = self.is_running() || self.owes_error.get();
+        let end = if is_cut { StreamEnd::Cut } else { StreamEnd::Orderly };
         self.shared.cut.set(true);
         self.stop_all().await;
         for queue in &self.queues {

@@ -241,8 +241,8 @@ impl<E: Env + PassedFiles, V: Volume> VhostUserBackendReqHandler for Handler<E, 
     }
 
     fn set_inflight_fd(&self, inflight: &VhostUserInflight, file: File) -> Result<()> {
-        self.device.set_inflight(self.in_memory_of(inflight, file)?);
-        Ok(())
+        let region = self.in_memory_of(inflight, file)?;
+        self.or_refuse(self.device.set_inflight(region))
     }
 
     fn get_max_mem_slots(&self) -> Result<u64> {

@@ -3,7 +3,8 @@
 //!
 //! The layout is that of the vhost-user protocol for split rings. For each queue: a header of 16
 //! bytes, then an entry of 16 bytes for each descriptor; each queue begins at a multiple of 64.
-//! The writeback setting, which the monitor does not repeat, is behind the queues.
+//! Behind the queues are notes of this program: the writeback setting, which the monitor does not
+//! repeat, and what the next process has to have of the writes that were answered.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ const ENTRY_BYTES: usize = 16;
 const QUEUE_ALIGN_BYTES: usize = 64;
 /// Room for this program's own notes.
 const NOTES_BYTES: usize = 64;
-const NOTES_MAGIC: u32 = 0x3142_6275;
+const NOTES_MAGIC: u32 = 0x3242_6275;
 const VERSION: u16 = 1;
 
 // Fields of the header of a queue.
@@ -72,18 +73,41 @@ impl InflightRegion {
         place.store(value);
     }
 
-    /// Notes the writeback setting.
-    pub(crate) fn note_writeback(&self, writeback: bool) {
-        let at = usize::from(self.queues) * Self::queue_bytes(self.size);
-        self.store(at + 4, u8::from(writeback));
+    fn notes_at(&self) -> usize {
+        usize::from(self.queues) * Self::queue_bytes(self.size)
+    }
+
+    /// Writes the notes.
+    pub(crate) fn note(&self, notes: Notes) {
+        let at = self.notes_at();
+        self.store(at + 4, u8::from(notes.writeback));
+        self.store(at + 5, u8::from(notes.durable));
+        self.store(at + 6, u8::from(notes.lineage.is_some()));
+        self.store(at + 8, notes.lineage.unwrap_or_default());
+        compiler_fence(Ordering::SeqCst);
         self.store(at, NOTES_MAGIC);
     }
 
-    /// The writeback setting that was noted.
-    pub(crate) fn noted_writeback(&self) -> Option<bool> {
-        let at = usize::from(self.queues) * Self::queue_bytes(self.size);
-        (self.load::<u32>(at) == NOTES_MAGIC).then(|| self.load::<u8>(at + 4) != 0)
+    /// The notes of an earlier process.
+    pub(crate) fn noted(&self) -> Option<Notes> {
+        let at = self.notes_at();
+        (self.load::<u32>(at) == NOTES_MAGIC).then(|| Notes {
+            writeback: self.load::<u8>(at + 4) != 0,
+            durable: self.load::<u8>(at + 5) != 0,
+            lineage: (self.load::<u8>(at + 6) != 0).then(|| self.load(at + 8)),
+        })
     }
+}
+
+/// Notes for the next process.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Notes {
+    /// The guest has not switched writeback off.
+    pub(crate) writeback: bool,
+    /// Every write that was answered is durable.
+    pub(crate) durable: bool,
+    /// The chain of starts that the guest counts on; see [`crate::Lineage`].
+    pub(crate) lineage: Option<u64>,
 }
 
 /// The requests in flight of one queue.

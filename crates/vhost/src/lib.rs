@@ -46,7 +46,7 @@ mod signal;
 mod workers;
 
 pub use chain::ChainError;
-pub use device::{Device, Ring, Settings};
+pub use device::{Device, Lineage, LostWrites, Ring, Settings};
 pub use inflight::InflightRegion;
 pub use queue::QueueError;
 pub use serve::{Control, Options, ServeError, serve_connection};

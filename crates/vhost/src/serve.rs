@@ -61,6 +61,11 @@ impl Control {
         self.changed.notify_all();
     }
 
+    /// Lets connections be served again that come from now on.
+    pub fn resume(&self) {
+        self.draining.set(false);
+    }
+
     /// Returns true if the end has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
@@ -116,7 +121,7 @@ pub async fn serve_connection<E: Env + PassedFiles, C: Channel, V: Volume>(
     };
     let served = connection.serve(&options.control).await;
     if options.control.is_draining() {
-        device.stop_all().await;
+        device.settle().await;
     }
     device.end().await;
     connection.channel.close();

@@ -6,6 +6,7 @@ use support::guest::{DATA, Guest, IN, OK, OUT, pattern};
 use support::serve;
 use ubcache_env::testing::Asked;
 use ubcache_env::{Sector, SectorRange, StreamEnd};
+use ubcache_vhost::{Lineage, ServeError};
 
 #[test]
 fn requests_in_flight_are_carried_out_again_and_answered_once() {
@@ -93,4 +94,58 @@ fn an_orderly_end_answers_what_was_taken_and_leaves_the_rest() {
         assert!((0..16).all(|head| header[16 + head * 16] == 0));
         assert_eq!(header[14..16], [1, 0], "one request is answered");
     });
+}
+
+/// Connects again after the end of a connection, with a server of that lineage.
+fn connects_again(first: Lineage, then: Lineage, in_order: bool) -> bool {
+    static ACCEPTED: std::sync::Mutex<Option<(Lineage, Lineage, bool)>> =
+        std::sync::Mutex::new(None);
+    static ONE: std::sync::Mutex<bool> = std::sync::Mutex::new(false);
+    *ACCEPTED.lock().expect("not poisoned") = Some((first, then, in_order));
+    serve(|server| {
+        let (first, then, in_order) = ACCEPTED.lock().expect("not poisoned").expect("set");
+        server.ask(move |it| it.lineage.set(first));
+        let mut guest = Guest::new(1, 16, true);
+        let mut monitor = guest.connect(server.path(), None);
+        assert_eq!(guest.write(0, &[1; 512]), OK);
+        if in_order {
+            server.ask(|it| it.control.drain());
+            server.until(|it| it.ends.borrow_mut().pop().map(drop));
+            server.ask(|it| assert_eq!(it.volume.asked.borrow().last(), Some(&Asked::Flush)));
+            server.ask(|it| it.control.resume());
+        }
+        let (place, file) = monitor.inflight.take().expect("it is there");
+        drop(monitor);
+        server.ask(move |it| it.lineage.set(then));
+        // The notes alone tell.
+        let accepted = guest.is_taken_back(server.path(), (place, file));
+        if !accepted {
+            let end = server.until(|it| it.ends.borrow_mut().pop_if(|end| end.is_err()));
+            let said = matches!(&end, Err(ServeError::Protocol(text)) if text.contains("killed"));
+            assert!(said, "{end:?}");
+        }
+        *ONE.lock().expect("not poisoned") = accepted;
+    });
+    *ONE.lock().expect("not poisoned")
+}
+
+/// A guest that goes on over the death of a daemon has answers for writes that were not flushed. A
+/// daemon that may not have them would let later flushes succeed over the loss.
+#[test]
+fn a_guest_is_taken_back_only_with_the_writes_that_it_has_answers_for() {
+    let (a, b) = (Lineage::Of(7), Lineage::Of(8));
+    for (first, then, in_order, accepted) in [
+        (a, a, false, true),
+        (a, b, false, false),
+        (a, Lineage::Unknown, false, false),
+        (Lineage::Unknown, Lineage::Unknown, false, false),
+        (Lineage::Unknown, a, false, false),
+        (Lineage::Whole, Lineage::Whole, false, true),
+        (a, Lineage::Whole, false, true),
+        (a, b, true, true),
+        (Lineage::Unknown, Lineage::Unknown, true, true),
+    ] {
+        let found = connects_again(first, then, in_order);
+        assert_eq!(found, accepted, "{first:?}, then {then:?}, in order: {in_order}");
+    }
 }

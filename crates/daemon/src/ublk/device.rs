@@ -276,7 +276,7 @@ impl<W: World> Daemon<W> {
 
     /// The chain of starts that this one continues, each with every write that was answered (rule
     /// V3): the file system on a device goes on as if nothing had happened.
-    fn lineage(&self) -> Lineage {
+    pub(crate) fn lineage(&self) -> Lineage {
         match self.no_cache.borrow().is_some() {
             true => Lineage::Uncached,
             false => match self.set().kept_state() {

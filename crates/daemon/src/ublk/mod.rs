@@ -19,4 +19,5 @@ pub mod record;
 mod start;
 
 pub use options::{UblkExport, UblkOptions};
+pub(crate) use start::Lineage;
 pub use ubcache_ublk::DeviceState;

@@ -24,7 +24,7 @@ const RECOVERY_PAUSE: Duration = Duration::from_millis(10);
 
 /// The chain of starts of a set, each of which has every write that the one before has answered.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum Lineage {
+pub(crate) enum Lineage {
     /// It has this number.
     Of(u64),
     /// There is no kept memory, so each start is alone.

@@ -1,6 +1,6 @@
 //! A socket for virtual machines, and the guest that is connected to it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -9,7 +9,9 @@ use ubcache_env::local::{Either, first};
 use ubcache_env::{Nanos, StreamId, Task};
 use ubcache_host::{HostChannel, HostListener, HostSocket};
 use ubcache_nbd::Exports;
-use ubcache_vhost::{Control, Options, QUEUES_MAX, Settings, serve_connection};
+use ubcache_vhost::{
+    Control, Lineage, Options, QUEUES_MAX, ServeError, Settings, serve_connection,
+};
 
 use crate::served::world::World;
 
@@ -38,6 +40,7 @@ impl GuestSocket {
         listener: HostListener,
         exports: Rc<Exports<Exported<W>>>,
         streams: Rc<Cell<u64>>,
+        lineage: Lineage,
     ) -> GuestSocket {
         let control = Rc::<Control>::default();
         let connected = Rc::<Cell<bool>>::default();
@@ -48,6 +51,8 @@ impl GuestSocket {
             connected: connected.clone(),
             exports,
             streams,
+            lineage,
+            told: RefCell::default(),
         };
         let task = world.spawn(ubcache_env::Priority::Foreground, async move {
             guests.accept(&listener).await
@@ -77,6 +82,9 @@ struct Guests<W: World> {
     exports: Rc<Exports<Exported<W>>>,
     /// Number of the next stream.
     streams: Rc<Cell<u64>>,
+    lineage: Lineage,
+    /// The error of the last connection: a monitor that connects again and again is logged once.
+    told: RefCell<Option<ServeError>>,
 }
 
 impl<W: World> Guests<W> {
@@ -110,7 +118,9 @@ impl<W: World> Guests<W> {
             tracing::warn!(export, "a guest is sent away: the export is gone");
             return;
         };
-        tracing::info!(export, "a guest is connected");
+        if self.told.borrow().is_none() {
+            tracing::info!(export, "a guest is connected");
+        }
         let (name, told) = (export.clone(), Cell::new(false));
         let report = move |queue: u16, error: ubcache_vhost::QueueError| {
             // A guest can repeat it as often as it likes.
@@ -124,7 +134,8 @@ impl<W: World> Guests<W> {
                 );
             }
         };
-        let settings = Settings { report: Rc::new(report), ..Settings::default() };
+        let (report, lineage) = (Rc::new(report), self.lineage);
+        let settings = Settings { report, lineage, ..Settings::default() };
         let options = Options { settings, control: self.control.clone() };
         let host = self.world.host().clone();
         let channel = HostChannel::over(&host, socket);
@@ -136,8 +147,15 @@ impl<W: World> Guests<W> {
             StreamId(next - 1)
         };
         match Box::pin(serve_connection(host, channel, volume, options, stream)).await {
-            Ok(()) => tracing::info!(export, "the guest is gone"),
-            Err(error) => tracing::warn!(export, %error, "the connection of the guest has ended"),
+            Ok(()) => {
+                self.told.take();
+                tracing::info!(export, "the guest is gone");
+            }
+            Err(error) => {
+                if self.told.replace(Some(error.clone())).as_ref() != Some(&error) {
+                    tracing::warn!(export, %error, "the connection of the guest has ended");
+                }
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::log::STATE;
 use crate::served::daemon::Daemon;
 use crate::served::world::{World, listen};
+use crate::ublk::Lineage;
 
 /// Before another program goes on, and before a volume leaves: time for devices.
 const DEVICE_PATIENCE: Nanos = Nanos::from_secs(10);
@@ -59,11 +60,21 @@ impl<W: World> Daemon<W> {
             listener,
             self.exports.clone(),
             self.guest_streams.clone(),
+            self.guest_lineage(),
         );
         let path = wanted.path.display();
         tracing::info!(target: STATE, export = name, socket = %path, "virtual machines can connect");
         self.guest_sockets.borrow_mut().push(Rc::new(socket));
         Ok(())
+    }
+
+    /// What this start has of the writes that those before it have answered (rule V3).
+    fn guest_lineage(&self) -> ubcache_vhost::Lineage {
+        match self.lineage() {
+            Lineage::Of(number) => ubcache_vhost::Lineage::Of(number),
+            Lineage::Unknown => ubcache_vhost::Lineage::Unknown,
+            Lineage::Uncached => ubcache_vhost::Lineage::Whole,
+        }
     }
 
     /// Listens for the guests of volumes that have come. They are served without a socket if that

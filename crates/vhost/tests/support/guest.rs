@@ -120,6 +120,26 @@ impl Guest {
         monitor
     }
 
+    /// Connects with the notes of an earlier connection; returns true if the disk goes on with them.
+    pub fn is_taken_back(
+        &self,
+        path: &std::path::Path,
+        (place, file): (VhostUserInflight, File),
+    ) -> bool {
+        let socket = UnixStream::connect(path).expect("the server listens");
+        let mut frontend = Frontend::from_stream(socket, 64);
+        frontend.set_owner().expect("set");
+        let features = frontend.get_features().expect("features");
+        let protocol = frontend.get_protocol_features().expect("protocol features");
+        let wanted = VhostUserProtocolFeatures::INFLIGHT_SHMFD;
+        assert!(protocol.contains(wanted), "{protocol:?}");
+        frontend.set_protocol_features(wanted).expect("set");
+        frontend.set_features(features).expect("set");
+        // Without acknowledgements, as QEMU does it: a refusal ends the connection.
+        let _ = frontend.set_inflight_fd(&place, file.as_raw_fd());
+        frontend.get_features().is_ok()
+    }
+
     fn start(&self, monitor: &mut Monitor) {
         let Monitor { frontend, inflight, .. } = monitor;
         let region = VhostUserMemoryRegionInfo {

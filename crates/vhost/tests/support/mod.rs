@@ -14,7 +14,9 @@ use ubcache_env::StreamId;
 use ubcache_env::local::Event;
 use ubcache_env::testing::MemoryVolume;
 use ubcache_host::{Host, HostChannel, HostListener, IoBackend, RemoteHandle};
-use ubcache_vhost::{Control, Options, QueueError, ServeError, Settings, serve_connection};
+use ubcache_vhost::{
+    Control, Lineage, Options, QueueError, ServeError, Settings, serve_connection,
+};
 
 pub const SECTORS: u64 = 16 << 11;
 pub const QUEUES: u16 = 4;
@@ -27,6 +29,8 @@ pub struct Served {
     pub gates: RefCell<Vec<Rc<Event>>>,
     pub queue_errors: RefCell<Vec<(u16, QueueError)>>,
     pub ends: RefCell<Vec<Result<(), ServeError>>>,
+    /// What the next connections find of the writes of those before.
+    pub lineage: Cell<Lineage>,
 }
 
 thread_local! {
@@ -117,6 +121,7 @@ fn serve_on(host: &Host, volume: Rc<MemoryVolume>, guests: fn(&Server)) {
         gates: RefCell::default(),
         queue_errors: RefCell::default(),
         ends: RefCell::default(),
+        lineage: Cell::new(Lineage::Whole),
     });
     SERVED.set(Some(served.clone()));
     let reported = served.clone();
@@ -134,8 +139,9 @@ fn serve_on(host: &Host, volume: Rc<MemoryVolume>, guests: fn(&Server)) {
             let socket = listener.accept().await.expect("a guest");
             let channel = HostChannel::over(&env, socket);
             let next = || StreamId(streams.replace(streams.get() + 1));
-            let end =
-                serve_connection(env.clone(), channel, volume.clone(), options.clone(), next).await;
+            let mut options = options.clone();
+            options.settings.lineage = served.lineage.get();
+            let end = serve_connection(env.clone(), channel, volume.clone(), options, next).await;
             served.ends.borrow_mut().push(end);
         }
     };

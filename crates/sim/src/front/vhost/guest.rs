@@ -138,7 +138,7 @@ impl Guest {
         features |= if self.event_idx { F_EVENT_IDX } else { 0 };
         assert!(device.set_features(features), "the disk has all of these");
         device.set_memory(self.memory.clone());
-        device.set_inflight(region);
+        device.set_inflight(region).expect("nothing is lost while the instance lives");
         for (index, queue) in (0..).zip(&self.queues) {
             let ring = Ring {
                 descriptors: queue.at,

@@ -6,7 +6,7 @@
 //! them. So the programs see a pause and no error, and a request takes effect at one or more moments
 //! before its answer.
 
-mod bell;
+pub mod bell;
 mod guest;
 
 use std::cell::{Cell, RefCell};
@@ -169,6 +169,7 @@ impl<V: Volume> Line<V> {
             queues: self.shape.queues,
             memory_bytes: self.shape.memory_bytes,
             report: Rc::new(move |queue, error| blame(format!("queue {queue} stopped: {error}"))),
+            ..Settings::default()
         };
         let device = Device::new(self.env.clone(), self.volume.clone(), &settings, || {
             stream += 1;
