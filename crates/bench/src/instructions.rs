@@ -6,6 +6,13 @@ use std::process::Command;
 
 use crate::engine::Load;
 
+/// Instructions of a request of a guest, as [`count`].
+pub fn count_of_guest(requests: u64, out: Option<&Path>) -> Result<f64, String> {
+    under_callgrind(requests, out, |command| {
+        command.args(["guest", "--requests", &requests.to_string()]);
+    })
+}
+
 /// Runs this program, which has to be `ubcache-bench`, again under callgrind. Only what happens in
 /// [`measured_phase`](crate::engine::measured_phase) counts. Gives the instructions of a request;
 /// `options` are more options of
@@ -17,6 +24,20 @@ pub fn count(
     options: &[String],
     out: Option<&Path>,
 ) -> Result<f64, String> {
+    under_callgrind(requests, out, |command| {
+        command
+            .args(["engine", "--slices", "1", "--json", "--load", load.name()])
+            .args(["--requests", &requests.to_string()])
+            .args(["--working-set", &working_set_bytes.to_string()])
+            .args(options);
+    })
+}
+
+fn under_callgrind(
+    requests: u64,
+    out: Option<&Path>,
+    arguments: impl FnOnce(&mut Command),
+) -> Result<f64, String> {
     let program =
         std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
     let out = out.unwrap_or(Path::new("/dev/null"));
@@ -24,15 +45,8 @@ pub fn count(
     command
         .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*measured_phase*"])
         .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(program)
-        .args(["engine", "--slices", "1", "--json", "--load", load.name()])
-        .args([
-            "--requests",
-            &requests.to_string(),
-            "--working-set",
-            &working_set_bytes.to_string(),
-        ])
-        .args(options);
+        .arg(program);
+    arguments(&mut command);
     let output = command.output().map_err(|error| format!("valgrind can't be run: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     let collected = said

@@ -19,6 +19,7 @@
 //! | [`null`] | a world in which only the engine costs anything |
 //! | [`polls`] | the longest poll, in a cache of any size |
 //! | [`engine`] | loads for the engine in that world, and their cost |
+//! | [`guest`] | reads of a virtual machine, without the engine |
 //! | [`instructions`] | the same counted in instructions |
 //! | [`amplification`] | bytes written to the cache device, counted |
 //! | [`suite`] | everything in docs/generated/performance.md |
@@ -34,6 +35,7 @@ pub mod cpu_time;
 pub mod curve;
 pub mod engine;
 pub mod generate;
+pub mod guest;
 pub mod instructions;
 pub mod kept;
 pub mod nbd;

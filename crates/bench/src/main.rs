@@ -50,6 +50,8 @@ enum Command {
     /// Measure the longest poll of the engine, in which no other request is served, by size of the
     /// cache
     Polls(commands::polls::Args),
+    /// Measure the cost of vhost-user-blk alone: reads of 4 KiB of a guest
+    Guest(commands::guest::Args),
     /// Load an NBD server: throughput, latency, processor time
     Nbd(commands::nbd::Args),
     /// Serve memory over NBD: the least that a server costs
@@ -149,6 +151,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate(&arguments),
         Command::Engine(arguments) => commands::engine::run(&arguments),
         Command::Polls(arguments) => commands::polls::run(&arguments),
+        Command::Guest(arguments) => commands::guest::run(&arguments),
         Command::Nbd(arguments) => commands::nbd::run(&arguments),
         Command::Suite(arguments) => commands::suite::run(&arguments),
         Command::MemoryServer(arguments) => commands::nbd::serve_memory(&arguments),

@@ -1,6 +1,7 @@
 //! Subcommands that measure ubcache itself.
 
 pub mod engine;
+pub mod guest;
 pub mod nbd;
 pub mod polls;
 pub mod suite;
