@@ -66,7 +66,7 @@ fn devices_of_a_machine_without_the_driver_are_none_that_can_be_listed() {
     if has_driver() {
         return skipped(test, "this kernel has ublk");
     }
-    let listed = run(ubcache().args(["ublk", "list"]));
+    let listed = run(&["ublk", "list"]);
     assert_eq!(listed.status.code(), Some(2));
     let said = String::from_utf8_lossy(&listed.stderr).into_owned();
     assert!(said.contains("modprobe ublk_drv"), "{said}");

@@ -99,11 +99,17 @@ impl HostKept {
         Ok(HostKept { map, map_bytes: bytes, capacity, _file: file })
     }
 
+    /// The place of a byte of the mapping.
+    fn place(&self, at: usize) -> *mut u8 {
+        assert!(at <= self.map_bytes, "a place in the mapping");
+        // SAFETY: the mapping is `map_bytes` long and lives as long as `self`.
+        unsafe { self.map.as_ptr().add(at) }
+    }
+
     fn counter(&self, at: usize) -> &AtomicU64 {
-        // SAFETY: the mapping is `map_bytes` long and lives as long as `self`; `at` is within its
-        // header and a multiple of 8, and mappings begin at a page. This process has the file
-        // alone, and uses these words as atomics only.
-        unsafe { AtomicU64::from_ptr(self.map.as_ptr().add(at).cast()) }
+        // SAFETY: `at` is within the header and a multiple of 8, and mappings begin at a page. This
+        // process has the file alone, and uses these words as atomics only.
+        unsafe { AtomicU64::from_ptr(self.place(at).cast()) }
     }
 
     /// Both counters: the bytes given up, and the bytes put in.
@@ -132,9 +138,7 @@ impl KeptMemory for HostKept {
         for (at, bytes) in self.parts(front, (end - front) as usize) {
             // SAFETY: `parts` are within the mapping, which lives as long as `self`; nobody stores
             // to it while this runs, as the process has the file alone and `HostKept` is not Sync.
-            all.extend_from_slice(unsafe {
-                std::slice::from_raw_parts(self.map.as_ptr().add(at), bytes)
-            });
+            all.extend_from_slice(unsafe { std::slice::from_raw_parts(self.place(at), bytes) });
         }
         all
     }
@@ -153,9 +157,7 @@ impl KeptMemory for HostKept {
             let (part, more) = rest.split_at(length);
             // SAFETY: `parts` are within the mapping, which nothing in this process points into
             // but for the time of a call; `bytes` lie elsewhere.
-            unsafe {
-                self.map.as_ptr().add(at).copy_from_nonoverlapping(part.as_ptr(), part.len());
-            }
+            unsafe { self.place(at).copy_from_nonoverlapping(part.as_ptr(), part.len()) };
             rest = more;
         }
         // From here on they are there: whoever reads this counter reads the bytes, too.

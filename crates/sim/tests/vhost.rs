@@ -15,8 +15,8 @@ fn in_guests(seed: u64) -> Plan {
         slots: [1, 2, 16][seed as usize / 3 % 3],
         delay_max: Nanos::from_micros([0, 500][seed as usize % 2]),
         pieces: 1 + seed as u16 % 6,
-        indirect: seed % 2 == 0,
-        event_idx: seed % 3 != 0,
+        indirect: seed.is_multiple_of(2),
+        event_idx: !seed.is_multiple_of(3),
         memory_bytes: 4 << 20,
     });
     plan.controls.retain(|control| !matches!(control.action, ControlAction::Disconnect { .. }));

@@ -189,7 +189,7 @@ impl Guest {
         };
         let pieces = self.cut(out.len().max(room));
         let list = queue.fill(slot, what, (out, room > 0), &pieces);
-        queue.describe(slot, &list, self.indirect && self.env.random() % 2 == 0);
+        queue.describe(slot, &list, self.indirect && self.env.random().is_multiple_of(2));
         queue.offer(slot * SLOT_DESCRIPTORS);
         loop {
             let changed = queue.changed.notified();
