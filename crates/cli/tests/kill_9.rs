@@ -3,8 +3,8 @@
 //!
 //! Several clients write 4 KiB blocks at random places of a region of their own, every sector
 //! marked with its number and a version that grows, and flush now and then. After the kill every
-//! sector has to hold a version that is not older than what was answered, and not newer than what was
-//! ever sent.
+//! sector has to hold a version that is not older than what was answered, and not newer than what
+//! was ever sent.
 #![allow(
     clippy::disallowed_methods,
     reason = "tests live in the real world, with its clock and its threads"

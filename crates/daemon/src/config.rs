@@ -194,7 +194,8 @@ impl FromStr for ExportWay {
     fn from_str(text: &str) -> Result<ExportWay, String> {
         let wrong = || {
             format!(
-                "\"{text}\" is not a way to a volume: expected nbd, ublk, ublk:N or vhost-user:/PATH"
+                "\"{text}\" is not a way to a volume: expected nbd, ublk, ublk:N or \
+                 vhost-user:/PATH"
             )
         };
         match text.split_once(':') {

@@ -42,9 +42,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub struct KeptError {
     /// The file.
     pub path: PathBuf,
-    /// What was tried.
+    /// The step that failed.
     pub what: &'static str,
-    /// What came of it.
+    /// The error.
     pub source: io::Error,
 }
 
@@ -185,7 +185,7 @@ fn open_own(path: &Path) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(false);
     let file = options.mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
     let is = file.metadata()?;
-    // Who could write to it, or cut it off, would have the set read what he likes.
+    // Another user who could write to it, or cut it off, would choose what the set reads.
     if !is.is_file() || is.uid() != sys::user() || is.mode() & 0o077 != 0 {
         let what = format!(
             "found mode {:o} and owner {}, expected a file of mode 600 and of user {}: remove it",

@@ -21,8 +21,9 @@
 //! | [`rng`] | the random numbers |
 //! | [`executor`] | [`SimWorld`], [`SimEnv`]: tasks, clock, schedules, trace hash, deadlocks |
 //! | [`disk`] | [`SimDisk`]: volatile caches, tears, power failures, errors, latencies |
+//! | [`crash`] | ends of an instance without a stop, and the memory that outlives its process |
 //! | [`stream`] | [`SimStream`]: byte streams cut anywhere, delays, disconnects |
-//! | [`front`] | what clients talk to: volumes, or NBD servers in front of them |
+//! | [`front`] | what clients talk to: volumes, or servers of NBD, ublk or vhost-user before them |
 //! | [`oracle`] | what a read may return: a register monitor for every sector |
 //! | [`plan`] | what happens in a run, as data: drawn, printed, parsed |
 //! | [`system`] | [`System`]: what the runner drives |

@@ -74,7 +74,7 @@ impl Parameters {
         raw.as_bytes()[..PARAMETERS_BYTES].to_vec()
     }
 
-    /// What GET_PARAMS has filled in.
+    /// Reads the answer of GET_PARAMS.
     pub fn from_bytes(bytes: &[u8]) -> Option<Parameters> {
         let mut whole = [0; size_of::<ParametersRaw>()];
         whole.get_mut(..bytes.len())?.copy_from_slice(bytes);

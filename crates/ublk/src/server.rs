@@ -139,7 +139,7 @@ pub enum QueueEnd {
     Refused(i32),
 }
 
-/// What the slots of a queue share.
+/// State that the slots of a queue share.
 struct Queue<D, V> {
     device: D,
     volume: V,

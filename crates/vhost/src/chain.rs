@@ -32,7 +32,7 @@ pub enum ChainError {
         /// Its length.
         bytes: u32,
     },
-    /// What the device reads has to come first.
+    /// Parts that the device reads have to come first.
     #[error("a descriptor for reading follows one for writing")]
     Order,
     /// The chain is longer than 4 GiB.

@@ -17,7 +17,7 @@ use crate::request::PIECE_BYTES;
 /// Memory of the guest, as it was at one moment.
 pub(crate) type Memory = Rc<GuestMemoryMmap>;
 
-/// What this start has of the writes that starts before it have answered, and that were not
+/// Share that this start has of the writes that starts before it have answered, and that were not
 /// flushed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Lineage {
@@ -44,7 +44,7 @@ pub struct Settings {
     pub queues: u16,
     /// Memory that the data of requests in flight may take; a longer piece of a request goes alone.
     pub memory_bytes: u64,
-    /// What this start has of the writes of those before it.
+    /// Share that this start has of the writes of those before it.
     pub lineage: Lineage,
     /// Called when a queue stops because the guest did something wrong: its number and the reason.
     pub report: Rc<dyn Fn(u16, QueueError)>,
@@ -203,7 +203,7 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
         if let Some(region) = &*self.inflight.borrow() {
             let lineage = match self.lineage {
                 Lineage::Of(number) => Some(number),
-                // What the notes say of the cache stays true.
+                // The notes stay true of the cache.
                 Lineage::Whole => region.noted().and_then(|notes| notes.lineage),
                 Lineage::Unknown => None,
             };

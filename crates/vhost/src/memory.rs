@@ -16,7 +16,7 @@ pub(crate) enum MemoryError {
          whole file"
     )]
     Short {
-        /// Where the part begins.
+        /// Beginning of the part.
         from: u64,
         /// Its length.
         bytes: u64,

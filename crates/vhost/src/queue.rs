@@ -236,7 +236,7 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
         state.inflight = region.and_then(|region| region.queue(self.index, size));
         if let Some(inflight) = &mut state.inflight {
             state.again = inflight.recover(used).into();
-            // What was taken is answered or in flight, in whatever order.
+            // Requests that were taken are answered or in flight, in whatever order.
             state.ring.set_next_avail(used.wrapping_add(state.again.len() as u16));
         }
         Ok(())

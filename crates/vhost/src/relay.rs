@@ -111,7 +111,7 @@ pub(crate) struct Relay<H: VhostUserBackendReqHandler> {
     ours: UnixStream,
 }
 
-/// What the handler answered.
+/// Answer of the handler.
 pub(crate) struct Answer {
     pub(crate) bytes: Vec<u8>,
     pub(crate) files: Vec<OwnedFd>,

@@ -45,7 +45,7 @@ impl From<io::Error> for ServeError {
     }
 }
 
-/// What happens to all connections that share it.
+/// Control of all connections that share it.
 #[derive(Debug, Default)]
 pub struct Control {
     draining: Cell<bool>,

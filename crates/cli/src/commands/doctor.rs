@@ -27,7 +27,7 @@ pub struct Args {
     json: bool,
 }
 
-/// What was found.
+/// Abilities that were found.
 #[derive(Serialize, Debug)]
 struct Findings {
     kernel: String,

@@ -31,9 +31,9 @@ pub struct Args {
     /// beside the control socket]
     #[arg(long, value_name = "ADDRESS")]
     nbd: Vec<NbdAddress>,
-    /// Make a block device of the kernel, /dev/ublkbN, for the export EXPORT (`--ublk EXPORT`), with
-    /// the number ID (`--ublk EXPORT=ID`, or `--ublk ID` for the only export), or for every export;
-    /// more than once. It outlives this daemon: requests wait for the next one
+    /// Make a block device of the kernel, /dev/ublkbN, for the export EXPORT (`--ublk EXPORT`),
+    /// with the number ID (`--ublk EXPORT=ID`, or `--ublk ID` for the only export), or for every
+    /// export; more than once. It outlives this daemon: requests wait for the next one
     #[arg(long, value_name = "[EXPORT=]ID", num_args = 0..=1, default_missing_value = "")]
     ublk: Vec<UblkExport>,
     /// Queues of a new block device

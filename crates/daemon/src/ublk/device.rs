@@ -12,8 +12,8 @@ use ubcache_host::{HostCommands, HostEnv};
 use ubcache_ublk::abi::{IoDescriptor, descriptors_at};
 use ubcache_ublk::features::{UPDATE_SIZE, USER_COPY, USER_RECOVERY};
 use ubcache_ublk::{
-    ControlError, DeviceInfo, Pace, Parameters, QueueEnd, QueueOptions, Requests, UblkStats,
-    serve_queue,
+    Control, ControlError, DeviceInfo, Pace, Parameters, QueueEnd, QueueOptions, Requests,
+    UblkStats, serve_queue,
 };
 
 use super::driver::{Driver, block_device, character_device, refused};
@@ -130,7 +130,7 @@ fn claim(path: &std::path::Path) -> std::io::Result<std::fs::File> {
 /// Gives the driver a command on a worker thread.
 async fn control(
     host: &HostEnv,
-    command: impl FnOnce(&ubcache_ublk::Control<Driver>) -> Result<(), ControlError> + Send + 'static,
+    command: impl FnOnce(&Control<Driver>) -> Result<(), ControlError> + Send + 'static,
 ) -> Result<(), Failure> {
     let done = host.blocking(move || -> Result<(), Failure> {
         command(&Driver::open()?).map_err(|error| refused(&error))
@@ -234,7 +234,7 @@ impl<W: World> Daemon<W> {
         let lineage = match self.lineage() {
             Lineage::Of(number) => Some(number),
             Lineage::Unknown => None,
-            // What the record says of the cache stays true.
+            // The record stays true of the cache.
             Lineage::Uncached => record::lineage_of(info.device),
         };
         let (export, label) = (source.export.as_str(), source.label.as_str());
@@ -243,8 +243,8 @@ impl<W: World> Daemon<W> {
             tracing::warn!(
                 device = %block_device(info.device).display(),
                 %error,
-                "no record of the device can be written in /run/ubcache: it has no link in /dev, and \
-                 can't be served again after this daemon is killed"
+                "no record of the device can be written in /run/ubcache: it has no link in /dev, \
+                 and can't be served again after this daemon is killed"
             );
         }
         let started = self.serve_queues(&prepared, &source.export, &volume);

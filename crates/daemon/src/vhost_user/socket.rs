@@ -65,8 +65,8 @@ impl GuestSocket {
         self.connected.get()
     }
 
-    /// Ends it: the requests of a guest that were taken are answered, and the path is removed. Waits
-    /// for devices for so long at most; returns true if none is at work any more.
+    /// Ends it: the requests of a guest that were taken are answered, and the path is removed.
+    /// Waits for devices for so long at most; returns true if none is at work any more.
     pub(super) async fn end<W: World>(&self, world: &W, patience: Nanos) -> bool {
         self.control.drain();
         matches!(first(self.task.join(), world.sleep(patience)).await, Either::Left(()))

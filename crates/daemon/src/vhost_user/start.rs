@@ -54,7 +54,7 @@ impl<W: World> Daemon<W> {
         let bound = listen(self.world.host(), &address, self.config.socket_access).await;
         let listener =
             bound.map_err(|error| Failure::usage(format_args!("--vhost-user {wanted}"), error))?;
-        let socket = GuestSocket::start(
+        let entrance = GuestSocket::start(
             &self.world,
             (name.to_owned(), wanted.path.clone()),
             listener,
@@ -62,13 +62,13 @@ impl<W: World> Daemon<W> {
             self.guest_streams.clone(),
             self.guest_lineage(),
         );
-        let path = wanted.path.display();
-        tracing::info!(target: STATE, export = name, socket = %path, "virtual machines can connect");
-        self.guest_sockets.borrow_mut().push(Rc::new(socket));
+        let socket = wanted.path.display();
+        tracing::info!(target: STATE, export = name, %socket, "virtual machines can connect");
+        self.guest_sockets.borrow_mut().push(Rc::new(entrance));
         Ok(())
     }
 
-    /// What this start has of the writes that those before it have answered (rule V3).
+    /// Writes of earlier starts, answered and not flushed, that this start has (rule V3).
     fn guest_lineage(&self) -> ubcache_vhost::Lineage {
         match self.lineage() {
             Lineage::Of(number) => ubcache_vhost::Lineage::Of(number),

@@ -26,7 +26,7 @@ use crate::rules::{Rule, Rules};
 /// Room for anchors of entries that are written, and for giving up.
 const HEADROOM: usize = 8 * ANCHOR_BYTES + BEGIN_BYTES + 8;
 
-/// What a start found in the kept memory.
+/// Content of the kept memory, as a start finds it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum KeptOutcome {
     /// It goes on from the newest entry of the journal on the device, and holds so many records
@@ -45,7 +45,7 @@ pub enum KeptOutcome {
 /// The kept memory at a start.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct KeptState {
-    /// What was found.
+    /// Content that was found.
     pub outcome: KeptOutcome,
     /// A number that stays the same for as long as each start continues the one before. Requests
     /// that were answered under the same number are not lost. It says so even if a start after a
@@ -217,14 +217,14 @@ impl Kept {
         self.used.set(self.used.get() - bytes);
     }
 
-    /// What its records name may be lost: no start may use them.
+    /// Gives its records up, as data that they name may be lost: no start may use them.
     pub fn give_up(&self) {
         give_up(&*self.memory);
         self.used.set(self.used.get() + 8);
     }
 }
 
-/// What the records name may be lost, if there are any.
+/// Gives the records up, if there are any: data that they name may be lost.
 pub(crate) fn give_up(memory: &dyn KeptMemory) {
     let mut bytes = Vec::new();
     bytes.given_up();

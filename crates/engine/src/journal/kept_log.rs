@@ -73,7 +73,7 @@ impl Records for Vec<u8> {
     }
 }
 
-/// What a start finds.
+/// Content, as a start finds it.
 #[derive(Default, Debug)]
 pub(crate) struct Log {
     /// Bytes before the last `begin`: they count no more.

@@ -135,8 +135,8 @@ pub(crate) struct Journal<E: Env> {
 }
 
 impl<E: Env> Journal<E> {
-    /// A journal whose next entry is `next`. `waiting`: records of that one and of later ones, which
-    /// an earlier run could not write.
+    /// A journal whose next entry is `next`. `waiting`: records of that one and of later ones,
+    /// which an earlier run could not write.
     pub fn new(
         context: Context<E>,
         pins: Rc<EntryPins>,

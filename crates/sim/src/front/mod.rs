@@ -1,5 +1,5 @@
-//! The other end of clients: the volume itself, the NBD server in front of it, over streams that are
-//! cut anywhere, the driver of ublk with its server, or the disk of a virtual machine.
+//! The other end of clients: the volume itself, the NBD server in front of it, over streams that
+//! are cut anywhere, the driver of ublk with its server, or the disk of a virtual machine.
 
 pub mod connection;
 pub mod nbd;

@@ -93,8 +93,8 @@ impl Frontend {
     }
 }
 
-/// Puts block devices or NBD servers between clients and volumes in some of the plans, and cuts connections in some
-/// of those.
+/// Puts block devices or NBD servers between clients and volumes in some of the plans, and cuts
+/// connections in some of those.
 pub(super) fn add_frontend(plan: &mut Plan, rng: &mut Rng) {
     let drawn = rng.chance(1, 5);
     let mut devices = Rng::fork(plan.seed, "ublk");

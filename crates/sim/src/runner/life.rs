@@ -38,7 +38,7 @@ impl<S: System> Run<S> {
         }
         self.setup.kept_aside.set(false);
         let promised = match crash {
-            // What the cache device fails to keep can't be kept for it.
+            // Data that the cache device loses can't be kept for it.
             Crash::Process if kept.is_none() || self.setup.plan.cache_may_fail() => Crash::Host,
             crash => crash,
         };

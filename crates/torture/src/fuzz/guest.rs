@@ -66,7 +66,7 @@ impl Guest {
     }
 
     fn put(&self, at: u64, bytes: &[u8]) {
-        // What is behind the end is not there.
+        // Bytes behind the end are not there.
         let _ = self.memory.write(bytes, GuestAddress(at));
     }
 

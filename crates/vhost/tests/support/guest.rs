@@ -120,7 +120,8 @@ impl Guest {
         monitor
     }
 
-    /// Connects with the notes of an earlier connection; returns true if the disk goes on with them.
+    /// Connects with the notes of an earlier connection; returns true if the disk goes on with
+    /// them.
     pub fn is_taken_back(
         &self,
         path: &std::path::Path,

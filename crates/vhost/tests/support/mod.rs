@@ -21,7 +21,7 @@ use ubcache_vhost::{
 pub const SECTORS: u64 = 16 << 11;
 pub const QUEUES: u16 = 4;
 
-/// What is on the thread of the server.
+/// State on the thread of the server.
 pub struct Served {
     pub volume: Rc<MemoryVolume>,
     pub control: Rc<Control>,
@@ -29,7 +29,7 @@ pub struct Served {
     pub gates: RefCell<Vec<Rc<Event>>>,
     pub queue_errors: RefCell<Vec<(u16, QueueError)>>,
     pub ends: RefCell<Vec<Result<(), ServeError>>>,
-    /// What the next connections find of the writes of those before.
+    /// Writes of earlier connections that the next ones find.
     pub lineage: Cell<Lineage>,
 }
 

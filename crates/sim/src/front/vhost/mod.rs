@@ -3,8 +3,8 @@
 //! The guest lives as long as the instance of the system. When the connection to its monitor
 //! breaks, the requests that were taken are carried out to their end and not answered; the next
 //! connection finds them in the notes of requests in flight, carries them out again and answers
-//! them. So the programs see a pause and no error, and a request takes effect at one or more moments
-//! before its answer.
+//! them. So the programs see a pause and no error, and a request takes effect at one or more
+//! moments before its answer.
 
 pub mod bell;
 mod guest;
