@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_BYTES: u64 = 16;
@@ -83,8 +83,8 @@ impl Chain {
             }
             let outside = ChainError::Outside(table.raw_value());
             let at = table.checked_add(u64::from(index) * DESCRIPTOR_BYTES).ok_or(outside)?;
-            let descriptor: Descriptor =
-                memory.read_obj(at).map_err(|_| ChainError::Outside(at.raw_value()))?;
+            let descriptor = read_descriptor(memory, at)
+                .map_err(|OutsideMemory| ChainError::Outside(at.raw_value()))?;
             if descriptor.refers_to_indirect_table() {
                 let bytes = descriptor.len();
                 let is_whole = bytes > 0 && u64::from(bytes).is_multiple_of(DESCRIPTOR_BYTES);
@@ -160,7 +160,38 @@ impl Chain {
         let last = self.segments[self.readable..].iter().rfind(|segment| segment.len > 0);
         let Segment { at, len } = *last.ok_or(OutsideMemory)?;
         let at = at.checked_add(u64::from(len) - 1).ok_or(OutsideMemory)?;
-        memory.write_obj(status, at).map_err(|_| OutsideMemory)
+        write_at(memory, at, &[status])
+    }
+}
+
+fn read_descriptor(
+    memory: &GuestMemoryMmap,
+    at: GuestAddress,
+) -> Result<Descriptor, OutsideMemory> {
+    match memory.get_slice(at, DESCRIPTOR_BYTES as usize) {
+        Ok(place) => place.read_obj(0).map_err(|_| OutsideMemory),
+        Err(_) => memory.read_obj(at).map_err(|_| OutsideMemory),
+    }
+}
+
+/// Copies from the memory of the guest. Hot: mostly all of it is in one region, which is found
+/// faster than the parts of several.
+fn read_at(
+    memory: &GuestMemoryMmap,
+    at: GuestAddress,
+    into: &mut [u8],
+) -> Result<(), OutsideMemory> {
+    match memory.get_slice(at, into.len()) {
+        Ok(place) => place.read_slice(into, 0).map_err(|_| OutsideMemory),
+        Err(_) => memory.read_slice(into, at).map_err(|_| OutsideMemory),
+    }
+}
+
+/// Copies to the memory of the guest, likewise.
+fn write_at(memory: &GuestMemoryMmap, at: GuestAddress, from: &[u8]) -> Result<(), OutsideMemory> {
+    match memory.get_slice(at, from.len()) {
+        Ok(place) => place.write_slice(from, 0).map_err(|_| OutsideMemory),
+        Err(_) => memory.write_slice(from, at).map_err(|_| OutsideMemory),
     }
 }
 
@@ -207,7 +238,7 @@ impl Cursor<'_> {
         while !into.is_empty() {
             let (at, len) = self.step(into.len())?;
             let (now, rest) = into.split_at_mut(len);
-            self.memory.read_slice(now, at).map_err(|_| OutsideMemory)?;
+            read_at(self.memory, at, now)?;
             into = rest;
         }
         Ok(())
@@ -218,7 +249,7 @@ impl Cursor<'_> {
         while !from.is_empty() {
             let (at, len) = self.step(from.len())?;
             let (now, rest) = from.split_at(len);
-            self.memory.write_slice(now, at).map_err(|_| OutsideMemory)?;
+            write_at(self.memory, at, now)?;
             from = rest;
         }
         Ok(())
