@@ -228,8 +228,6 @@ rules! {
         "a record is in the kept memory before its request is answered";
     V3DroppedWhenDurable, ["V3"],
         "the kept memory gives up records that are durably in the journal";
-    V3OneRun, ["V3"],
-        "kept records are used behind the journal entry that their run wrote last";
     V3CopiedAtStart, ["V3"],
         "a start keeps the records that it has found until they are in the journal";
     // Handing over.

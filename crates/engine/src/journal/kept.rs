@@ -106,8 +106,6 @@ impl Kept {
                 && (anchor.starts == starts || anchor.starts.wrapping_add(1) == starts)
         };
         let anchor = log.as_ref().and_then(|log| log.anchors.iter().find(fitting).copied());
-        #[cfg(feature = "mutants")]
-        let anchor = crate::mutants::any_anchor(rules, anchor, log.as_ref());
         let log = log.filter(|_| anchor.is_some());
         let superseded = log.as_ref().map_or(bytes.len(), |log| log.superseded);
         let entries = log.into_iter().flat_map(|log| log.entries);

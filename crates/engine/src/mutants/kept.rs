@@ -4,18 +4,7 @@ use ubcache_env::Env;
 use ubcache_format::{JournalSeq, Key};
 
 use crate::journal::Journal;
-use crate::journal::kept_log::{Anchor, Log};
-use crate::rules::{Rule, Rules};
-
-/// `kept-of-another-run`: whatever the memory says goes on from the newest entry on the device.
-pub(crate) fn any_anchor(
-    rules: Rules,
-    fitting: Option<Anchor>,
-    log: Option<&Log>,
-) -> Option<Anchor> {
-    let any = log.and_then(|log| log.anchors.last().copied());
-    fitting.or(any.filter(|_| !rules.keeps(Rule::V3OneRun)))
-}
+use crate::rules::Rule;
 
 impl<E: Env> Journal<E> {
     /// `kept-late`: the records of an entry come when it is written.

@@ -16,7 +16,6 @@ mod historic;
 mod kept;
 
 pub(crate) use bodies::{stamp_of_any_entry, write_superblock_unflushed};
-pub(crate) use kept::any_anchor;
 
 use std::str::FromStr;
 
@@ -220,8 +219,6 @@ mutants! {
          answered";
     KeptDroppedEarly, "kept-dropped-early", [V3DroppedWhenDurable],
         "records leave the kept memory when their entry is submitted";
-    KeptOfAnotherRun, "kept-of-another-run", [V3OneRun],
-        "kept records are used although somebody else had the set meanwhile";
     KeptErasedAtStart, "kept-erased-at-start", [V3CopiedAtStart],
         "a start that has read the kept memory erases it";
     // Generations that go round.
