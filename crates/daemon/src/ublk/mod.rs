@@ -6,6 +6,7 @@
 //! | [`driver`] | the control device of the kernel's driver |
 //! | `start` | finding, making and recovering of a device |
 //! | [`device`] | a device that is served, and its end |
+//! | `volumes` | devices of the volumes of a set |
 //! | `record` | a file for each device, which udev names it by |
 //!
 //! A device outlives its daemon: when that dies, requests wait, and the next daemon with the same
@@ -17,6 +18,7 @@ pub mod driver;
 pub mod options;
 pub mod record;
 mod start;
+mod volumes;
 
 pub use options::{UblkExport, UblkOptions};
 pub(crate) use start::Lineage;

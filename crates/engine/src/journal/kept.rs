@@ -19,7 +19,9 @@ use std::rc::Rc;
 use ubcache_env::{Env, KeptMemory};
 use ubcache_format::{Geometry, JournalSeq, Key};
 
-use super::kept_log::{ANCHOR_BYTES, Anchor, BEGIN_BYTES, ENTRY_BYTES, KEY_BYTES, Records, parse};
+use super::kept_log::{
+    ANCHOR_BYTES, Anchor, BEGIN_BYTES, ENTRY_BYTES, KEY_BYTES, Records, Waiting, parse,
+};
 use super::read::Found;
 use crate::rules::{Rule, Rules};
 
@@ -81,9 +83,6 @@ struct Places {
     buffer: Vec<u8>,
 }
 
-/// Keys of the entries behind the newest one on the device.
-pub(crate) type Waiting = Vec<Vec<Key>>;
-
 impl Kept {
     /// Least number of bytes with which a set can work.
     pub const BYTES_MIN: usize = 6 << 10;
@@ -136,8 +135,10 @@ impl Kept {
             used: Cell::new(bytes.len()),
             places: RefCell::default(),
         };
-        let copied: &[Vec<Key>] =
-            if rules.keeps(Rule::V3CopiedAtStart) { &waiting } else { Default::default() };
+        let mut copied: &[Vec<Key>] = &[];
+        if rules.keeps(Rule::V3CopiedAtStart) {
+            copied = &waiting;
+        }
         kept.write_anew(superseded, (newest, checksum), copied);
         (kept, KeptState { outcome, lineage }, waiting)
     }

@@ -73,6 +73,9 @@ impl Records for Vec<u8> {
     }
 }
 
+/// Keys of the entries behind the newest one on the device.
+pub(crate) type Waiting = Vec<Vec<Key>>;
+
 /// Content, as a start finds it.
 #[derive(Default, Debug)]
 pub(crate) struct Log {

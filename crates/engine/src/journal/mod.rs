@@ -28,7 +28,8 @@ use ubcache_format::{BucketNr, JournalSeq, Key, Stamp};
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::rules::Rule;
-use kept::{Kept, Waiting};
+use kept::Kept;
+use kept_log::Waiting;
 use pins::EntryPins;
 
 mod header;

@@ -9,7 +9,7 @@ use ubcache_format::{
     scan_heads_strictly, select_replay, torn_entry,
 };
 
-use super::kept::Waiting;
+use super::kept_log::Waiting;
 use super::ring::Ring;
 use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;

@@ -78,8 +78,8 @@ pub struct SetOptions {
     /// [`Choice`](crate::Choice): if one of them is not of one run with the cache, the set is not
     /// opened, and nothing is changed on any device.
     pub expected: Vec<Superblock>,
-    /// Memory that outlives the process, of this set alone and of [`KEPT_BYTES`]: with it, a start
-    /// after the death of the process loses no request that was answered (rule V3).
+    /// Memory that outlives the process, of this set alone and of [`crate::KEPT_BYTES`]: with it, a
+    /// start after the death of the process loses no request that was answered (rule V3).
     pub kept: Option<Rc<dyn KeptMemory>>,
     /// The rule that is broken, for the simulator: none.
     pub rules: Rules,
