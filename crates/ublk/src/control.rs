@@ -271,10 +271,4 @@ impl<C: ControlDevice> Control<C> {
     pub fn update_size(&self, device: u32, sectors: u64) -> Result<(), ControlError> {
         self.give((control::UPDATE_SIZE, "UPDATE_SIZE"), Some(device), sectors, &mut [])
     }
-
-    /// Lets the requests in flight end, for `patience_ms` at most, and keeps new ones for another
-    /// server.
-    pub fn quiesce(&self, device: u32, patience_ms: u64) -> Result<(), ControlError> {
-        self.give((control::QUIESCE_DEV, "QUIESCE_DEV"), Some(device), patience_ms, &mut [])
-    }
 }

@@ -28,11 +28,9 @@ pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
 pub const USER_COPY: u64 = 1 << 7;
 /// The size can change.
 pub const UPDATE_SIZE: u64 = 1 << 10;
-/// Requests can be kept for another server while this one lives.
-pub const QUIESCE: u64 = 1 << 12;
 
 /// The abilities that are used where the driver has them.
-pub const USED: [Feature; 5] = [
+pub const USED: [Feature; 4] = [
     Feature {
         name: "user-copy",
         bit: USER_COPY,
@@ -51,21 +49,17 @@ pub const USED: [Feature; 5] = [
         bit: UPDATE_SIZE,
         what: "the device grows with its volume while it is in use",
     },
-    Feature {
-        name: "quiesce",
-        bit: QUIESCE,
-        what: "another program goes on without waiting for the end of this one",
-    },
 ];
 
 /// The names of those that are not used, for a report.
-pub const UNUSED: [(&str, u64); 10] = [
+pub const UNUSED: [(&str, u64); 11] = [
     ("zero-copy", 1 << 0),
     ("need-get-data", 1 << 2),
     ("unprivileged", 1 << 5),
     ("zoned", 1 << 8),
     ("fail-io", 1 << 9),
     ("auto-buffer-registration", 1 << 11),
+    ("quiesce", 1 << 12),
     ("per-io-daemon", 1 << 13),
     ("batch", 1 << 15),
     ("integrity", 1 << 16),
@@ -86,7 +80,7 @@ impl Features {
         let used = USED.iter().fold(CMD_IOCTL_ENCODE, |all, feature| all | feature.bit);
         let mut flags = self.0 & used & !off.0;
         if flags & USER_RECOVERY == 0 {
-            flags &= !(USER_RECOVERY_REISSUE | QUIESCE);
+            flags &= !USER_RECOVERY_REISSUE;
         }
         Features(flags)
     }

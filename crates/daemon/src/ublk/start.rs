@@ -6,7 +6,7 @@ use std::time::Duration;
 use ubcache_format::Uuid;
 use ubcache_ublk::control::NewDevice;
 use ubcache_ublk::features::UPDATE_SIZE;
-use ubcache_ublk::{Control, ControlError, DeviceInfo, DeviceState, Features, Parameters};
+use ubcache_ublk::{Control, DeviceInfo, DeviceState, Features, Parameters};
 
 use super::driver::{Driver, block_device, devices, is_running, refused};
 use super::options::UblkOptions;
@@ -248,14 +248,6 @@ impl Prepared {
         match self.grow {
             Some(sectors) => driver.update_size(device, sectors).map_err(|error| refused(&error)),
             None => Ok(()),
-        }
-    }
-
-    /// Takes a new device away again, as far as it goes. One that was served before stays. Blocks.
-    pub(super) fn stop(&self) -> Result<(), ControlError> {
-        match Driver::open() {
-            Ok(driver) if !self.recovered => driver.stop(self.info.device),
-            _ => Ok(()),
         }
     }
 }

@@ -138,14 +138,13 @@ impl<W: World> Daemon<W> {
         let started = self.serve_queues(&prepared, &source.export, &volume);
         let device = match started {
             Ok(device) => device,
-            Err(failure) => return Err(self.give_up(prepared, failure).await),
+            Err(failure) => {
+                self.give_up(prepared, &[]).await;
+                return Err(failure);
+            }
         };
         if let Some(Err(failure)) = host.blocking(move || prepared.go()).await {
-            let failure = self.give_up(prepared, failure).await;
-            join_all(device.queues.iter().map(Task::join)).await;
-            let number = info.device;
-            // The first failure is what counts.
-            let _ = control(host, move |driver| driver.delete(number)).await;
+            self.give_up(prepared, &device.queues).await;
             return Err(failure);
         }
         tracing::info!(
@@ -174,11 +173,18 @@ impl<W: World> Daemon<W> {
         }
     }
 
-    /// Ends what was begun of a device.
-    async fn give_up(&self, prepared: Prepared, failure: Failure) -> Failure {
-        // The first failure is what counts.
-        let _ = self.world.host().blocking(move || prepared.stop()).await;
-        failure
+    /// Removes a new device that can't be served. One that was served before stays, with its
+    /// requests.
+    async fn give_up(&self, prepared: Prepared, queues: &[Task]) {
+        if prepared.recovered {
+            return;
+        }
+        let (host, number) = (self.world.host(), prepared.info.device);
+        // The failure that led here is what counts.
+        let _ = control(host, move |driver| driver.stop(number)).await;
+        join_all(queues.iter().map(Task::join)).await;
+        let _ = control(host, move |driver| driver.delete(number)).await;
+        record::remove(number);
     }
 
     /// Gives the commands of all queues to the driver.
