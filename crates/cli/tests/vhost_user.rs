@@ -154,8 +154,10 @@ fn a_peer_that_speaks_nonsense_is_logged_once_and_the_export_goes_on() {
         let mut disk = Disk::connect(&socket);
         disk.write(4096, 9);
         assert!(disk.read(4096) == vec![9; BYTES]);
+        drop(disk);
+        // The log is whole when the daemon has ended.
+        daemon.stop();
         let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
         assert_eq!(log.matches("protocol error").count(), 1, "{log}");
-        drop(daemon);
     });
 }
