@@ -149,8 +149,8 @@ struct Queue<D, V> {
     ended: Event,
 }
 
-/// Serves a queue until its device ends. All of its commands are with the driver when this returns
-/// for the first time to its caller's executor and all tasks that it started have had a turn.
+/// Serves a queue until its device ends. Without memory for its slots, where they need some, it
+/// gives the driver no command.
 pub async fn serve_queue<E: Env, D: CommandDevice, V: Volume>(
     env: E,
     device: D,
@@ -158,12 +158,13 @@ pub async fn serve_queue<E: Env, D: CommandDevice, V: Volume>(
     options: QueueOptions,
 ) -> QueueEnd {
     let (stream, depth) = (options.stream, options.depth);
+    let Some(memory) = memory_of_slots(&env, &options) else { return QueueEnd::Refused(ENOMEM) };
     let (left, refused, ended) = (Cell::new(depth), Cell::default(), Event::default());
     let queue = Rc::new(Queue { device, volume, options, left, refused, ended });
-    for slot in 0..depth {
+    for (slot, memory) in (0..depth).zip(memory) {
         let (queue, world) = (queue.clone(), env.clone());
         env.spawn(Priority::Foreground, async move {
-            if let QueueEnd::Refused(errno) = serve_slot(&world, &queue, slot).await {
+            if let QueueEnd::Refused(errno) = serve_slot(&world, &queue, slot, memory).await {
                 queue.refused.set(Some(errno));
             }
             queue.left.set(queue.left.get() - 1);
@@ -178,19 +179,22 @@ pub async fn serve_queue<E: Env, D: CommandDevice, V: Volume>(
     queue.refused.get().map_or(QueueEnd::Stopped, QueueEnd::Refused)
 }
 
+/// Memory for the data of each slot, unless it is copied by position; none: there is not enough.
+fn memory_of_slots<E: Env>(env: &E, options: &QueueOptions) -> Option<Vec<Option<Buf>>> {
+    let of_slot = |_| match options.user_copy {
+        true => Some(None),
+        false => env.buffers().for_bytes(options.max_io_bytes as usize).map(Some),
+    };
+    (0..options.depth).map(of_slot).collect()
+}
+
 async fn serve_slot<E: Env, D: CommandDevice, V: Volume>(
     env: &E,
     queue: &Queue<D, V>,
     slot: u16,
+    mut memory: Option<Buf>,
 ) -> QueueEnd {
     let options = &queue.options;
-    let mut memory = match options.user_copy {
-        true => None,
-        false => match env.buffers().for_bytes(options.max_io_bytes as usize) {
-            None => return QueueEnd::Refused(ENOMEM),
-            memory => memory,
-        },
-    };
     let (mut code, mut result) = (io::FETCH_REQ, 0);
     loop {
         let command = IoCommand { queue: options.queue, slot, result, address: 0 };

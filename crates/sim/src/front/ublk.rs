@@ -24,6 +24,9 @@ use crate::executor::SimEnv;
 use crate::plan::UblkShape;
 
 const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
+/// Time until a server that could not start is started again.
+const RESTART_PAUSE: Nanos = Nanos::from_millis(10);
 
 /// Data of a requester.
 enum Data {
@@ -290,15 +293,21 @@ impl<V: Volume> UblkVolume<V> {
                 requests: self.requests.clone(),
                 pace: None,
             };
-            let served =
-                serve_queue(self.env.clone(), Handle(queue.clone()), self.volume.clone(), options);
+            let (env, volume, queue) = (self.env.clone(), self.volume.clone(), queue.clone());
             let (ended, blame) = (Rc::<Event>::default(), self.blame.clone());
             present.push(ended.clone());
             self.env.spawn(Priority::Foreground, async move {
-                if let QueueEnd::Refused(errno) = served.await
-                    && errno != 12
-                {
-                    blame(format!("the server ended with errno {errno}"));
+                loop {
+                    let (handle, options) = (Handle(queue.clone()), options.clone());
+                    match serve_queue(env.clone(), handle, volume.clone(), options).await {
+                        QueueEnd::Stopped => break,
+                        // Started again until there is memory for its slots.
+                        QueueEnd::Refused(ENOMEM) => env.sleep(RESTART_PAUSE).await,
+                        QueueEnd::Refused(errno) => {
+                            blame(format!("the server ended with errno {errno}"));
+                            break;
+                        }
+                    }
                 }
                 ended.set();
             });
@@ -334,6 +343,12 @@ impl<V: Volume> UblkVolume<V> {
             code if code < 0 => Err(VolumeError::Io(IoError::Os(-code))),
             _ => Ok(request.data.replace(Data::None)),
         }
+    }
+
+    /// The stream of a client's queue, for what a block device does not have.
+    fn stream(&self, client: StreamId) -> StreamId {
+        let queues = self.queues.len() as u64;
+        StreamId((self.servers.get() - 1) * queues + client.0 % queues)
     }
 
     /// The parts that the block layer makes of a request.
@@ -418,7 +433,7 @@ impl<V: Volume> Volume for UblkVolume<V> {
         data: IoVec,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        self.volume.write_bytes(stream, offset, data, fua).await
+        self.volume.write_bytes(self.stream(stream), offset, data, fua).await
     }
 
     async fn discard(
@@ -428,7 +443,7 @@ impl<V: Volume> Volume for UblkVolume<V> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         if fua {
-            return self.volume.discard(stream, range, fua).await;
+            return self.volume.discard(self.stream(stream), range, fua).await;
         }
         let op_flags = u32::from(op::DISCARD);
         self.ask_in_parts(stream, op_flags, range, |_| Data::None).await.map(drop)
@@ -455,7 +470,7 @@ impl<V: Volume> Volume for UblkVolume<V> {
     fn stream_ended(&self, _: StreamId, _: StreamEnd) {}
 
     async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        self.volume.prefetch(stream, range).await
+        self.volume.prefetch(self.stream(stream), range).await
     }
 
     async fn block_status(
