@@ -2,8 +2,8 @@
 //! ones.
 
 use ubcache_sim::fake_systems::{self, FakeSystem};
+use ubcache_sim::plan::ControlAction;
 use ubcache_sim::plan::draw::{DrawOptions, draw};
-use ubcache_sim::plan::{ControlAction, Frontend};
 use ubcache_sim::{Outcome, Plan, RunOptions, run_plan, shrink};
 
 fn run<R: fake_systems::Recipe>(plan: &Plan) -> Outcome {
@@ -25,12 +25,6 @@ fn draw_for_fakes(seed: u64, faults: bool) -> Plan {
         .. } if name.starts_with("until-"))
     };
     plan.controls.retain(|control| !waits(&control.action));
-    // A guest's request that is carried out once more may undo what came between, which the oracle
-    // takes for a flaw.
-    if matches!(plan.frontend, Frontend::Vhost(_)) {
-        let cuts = |action: &ControlAction| matches!(action, ControlAction::Disconnect { .. });
-        plan.controls.retain(|control| !cuts(&control.action));
-    }
     plan
 }
 

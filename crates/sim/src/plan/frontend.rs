@@ -136,7 +136,8 @@ fn add_guests(plan: &mut Plan, rng: &mut Rng) {
         event_idx: rng.chance(2, 3),
         memory_bytes: rng.pick(&[4 << 20, 64 << 20]),
     });
-    cut(plan, rng);
+    // No connection is cut here: a request that is carried out once more may undo what came
+    // between, which guests permit and the oracle does not know. `tests/vhost.rs` cuts.
 }
 
 /// Cuts connections in half of the plans.
