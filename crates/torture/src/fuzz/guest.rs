@@ -41,6 +41,8 @@ pub fn guest(data: &[u8]) {
     let world = SimWorld::new(WorldConfig::new(1));
     let (env, data) = (world.env(), data.to_vec());
     let run = world.run(async move { Guest::new(env).live(&data).await });
+    // Tasks that are left would keep the world, and its memory, for ever.
+    world.end();
     assert!(run.is_ok(), "the disk of the guest comes to an end");
 }
 
