@@ -9,7 +9,7 @@ use std::fmt;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::abi::{ControlCommand, DeviceInfoRaw, control};
-use crate::features::{Features, OF_OLD_DRIVERS};
+use crate::features::Features;
 use crate::parameters::Parameters;
 
 /// Number for "any device" and "no queue".
@@ -189,13 +189,11 @@ impl<C: ControlDevice> Control<C> {
         }
     }
 
-    /// Abilities of the driver.
-    pub fn features(&self) -> Features {
+    /// Abilities of the driver. Refused by those before Linux 6.5.
+    pub fn features(&self) -> Result<Features, ControlError> {
         let mut bits = [0; 8];
-        match self.give((control::GET_FEATURES, "GET_FEATURES"), None, 0, &mut bits) {
-            Ok(()) => Features(u64::from_ne_bytes(bits)),
-            Err(_) => Features(OF_OLD_DRIVERS),
-        }
+        self.give((control::GET_FEATURES, "GET_FEATURES"), None, 0, &mut bits)?;
+        Ok(Features(u64::from_ne_bytes(bits)))
     }
 
     /// A device; none: there is none of this number.

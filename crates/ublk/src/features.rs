@@ -66,9 +66,6 @@ pub const UNUSED: [(&str, u64); 11] = [
     ("shared-memory-zero-copy", 1 << 19),
 ];
 
-/// The abilities that a driver without GET_FEATURES (before Linux 6.5) has for certain.
-pub const OF_OLD_DRIVERS: u64 = USER_RECOVERY | USER_RECOVERY_REISSUE;
-
 impl Features {
     /// Returns true if it is there.
     pub fn has(self, bit: u64) -> bool {

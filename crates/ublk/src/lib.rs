@@ -1,6 +1,6 @@
 //! Block devices of the kernel that are served from user space: `/dev/ublkb0`.
 //!
-//! The driver of ublk (Linux 6.0) makes a block device for each volume, and keeps the commands that
+//! The driver of ublk (Linux 6.5) makes a block device for each volume, and keeps the commands that
 //! a server gives it until it has requests. Nothing here does I/O of its own: commands go through
 //! [`CommandDevice`](ubcache_env::CommandDevice) and [`ControlDevice`], which the host has, and the
 //! simulator.
@@ -31,4 +31,4 @@ pub mod server;
 pub use control::{Control, ControlDevice, ControlError, DeviceInfo, DeviceState};
 pub use features::Features;
 pub use parameters::Parameters;
-pub use server::{Pace, QueueEnd, QueueOptions, Requests, UblkStats, serve_queue};
+pub use server::{Pace, QueueEnd, QueueOptions, Requests, serve_queue};

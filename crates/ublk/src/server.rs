@@ -7,7 +7,7 @@
 //! Data of a write is copied once, to memory that nobody changes, before anything else: that of the
 //! requester may change under it (rule T0 of docs/internals/coherence.md).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
 use ubcache_env::local::{Event, Notify};
@@ -25,30 +25,12 @@ const ENOTSUP: i32 = 95;
 const ESHUTDOWN: i32 = 108;
 const ECANCELED: i32 = 125;
 
-/// Counters of the requests of a device.
-#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
-pub struct UblkStats {
-    /// Reads that were answered.
-    pub reads: u64,
-    /// Their bytes.
-    pub read_bytes: u64,
-    /// Writes that were answered.
-    pub writes: u64,
-    /// Their bytes.
-    pub written_bytes: u64,
-    /// Flushes, discards and writes of zeroes.
-    pub others: u64,
-    /// Requests that failed.
-    pub errors: u64,
-}
-
 /// Requests of a device: what is in flight, and a gate before them.
 #[derive(Debug, Default)]
 pub struct Requests {
     in_flight: Cell<u32>,
     held: Cell<bool>,
     changed: Notify,
-    stats: RefCell<UblkStats>,
 }
 
 impl Requests {
@@ -68,20 +50,6 @@ impl Requests {
         while self.in_flight.get() > 0 {
             self.changed.notified().await;
         }
-    }
-
-    /// Requests that are being carried out.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.get()
-    }
-
-    /// Counters.
-    pub fn stats(&self) -> UblkStats {
-        *self.stats.borrow()
-    }
-
-    fn count(&self, change: impl FnOnce(&mut UblkStats)) {
-        change(&mut self.stats.borrow_mut());
     }
 
     async fn begin(self: &Rc<Self>) -> UnderWay {
@@ -221,10 +189,7 @@ async fn serve_slot<E: Env, D: CommandDevice, V: Volume>(
         drop(under_way);
         result = match outcome {
             Ok(bytes) => i32::try_from(bytes).unwrap_or(i32::MAX),
-            Err(errno) => {
-                options.requests.count(|stats| stats.errors += 1);
-                -errno
-            }
+            Err(errno) => -errno,
         };
         code = io::COMMIT_AND_FETCH_REQ;
     }
@@ -255,10 +220,6 @@ async fn carry_out<E: Env, D: CommandDevice, V: Volume>(
                 Some(memory) => data.copy_to(&mut memory.as_mut_slice()[..data.len()]),
                 None => queue.device.copy_in(at, &data)?,
             }
-            options.requests.count(|stats| {
-                stats.reads += 1;
-                stats.read_bytes += u64::from(bytes);
-            });
             Ok(bytes)
         }
         op::WRITE => {
@@ -271,10 +232,6 @@ async fn carry_out<E: Env, D: CommandDevice, V: Volume>(
                 None => queue.device.copy_out(at, data.as_mut_slice())?,
             }
             volume.write(stream, range, IoVec::from(data), fua).await.map_err(errno)?;
-            options.requests.count(|stats| {
-                stats.writes += 1;
-                stats.written_bytes += u64::from(bytes);
-            });
             Ok(bytes)
         }
         other => {
@@ -283,7 +240,6 @@ async fn carry_out<E: Env, D: CommandDevice, V: Volume>(
             let done =
                 Box::pin(carry_out_without_data(volume, stream, other, range, fua, may_unmap));
             done.await?;
-            options.requests.count(|stats| stats.others += 1);
             Ok(bytes)
         }
     }

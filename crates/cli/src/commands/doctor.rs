@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use ubcache_daemon::Failure;
-use ubcache_daemon::ublk::driver::Driver;
+use ubcache_daemon::ublk::driver::{Driver, features};
 use ubcache_host::{Host, IoBackend};
 
 use super::print;
@@ -84,11 +84,10 @@ fn findings() -> Findings {
 }
 
 fn ublk() -> Ublk {
-    let driver = match Driver::open() {
-        Ok(driver) => driver,
+    let features = match Driver::open().and_then(|driver| features(&driver)) {
+        Ok(features) => features,
         Err(failure) => return Ublk { why: Some(format!("{failure:#}")), ..Ublk::default() },
     };
-    let features = driver.features();
     let used = features.used();
     let used = used.map(|(it, there)| Ability { name: it.name, there, what: it.what });
     Ublk { available: true, why: None, used: used.collect(), not_used: features.unused().collect() }

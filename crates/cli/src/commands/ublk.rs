@@ -1,12 +1,12 @@
 //! `ubcache ublk`: block devices of the kernel, with or without a daemon behind them.
 
 use std::fmt::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use serde::Serialize;
 use ubcache_daemon::Failure;
-use ubcache_daemon::ublk::driver::{Driver, block_device, devices, refused};
+use ubcache_daemon::ublk::driver::{
+    Claim, Driver, block_device, claim, devices, is_running, refused,
+};
 use ubcache_daemon::ublk::record;
 
 use super::{print, visible};
@@ -115,17 +115,13 @@ pub(super) fn as_text(listed: &[Listed]) -> String {
 }
 
 fn remove_device(args: &RemoveArgs) -> Result<(), Failure> {
-    const O_EXCL: i32 = 0o200;
-    const EBUSY: i32 = 16;
     let (number, path) = (args.device, block_device(args.device));
     let driver = Driver::open()?;
     let Some(info) = driver.info(number).map_err(|error| refused(&error))? else {
         return Err(Failure::refused(&path, "there is no such device")
             .advice("`ubcache ublk list` shows all devices"));
     };
-    if Path::new(&format!("/proc/{}", info.pid)).exists()
-        && info.state == ubcache_daemon::ublk::DeviceState::Live
-        && !args.force
+    if is_running(info.pid) && info.state == ubcache_daemon::ublk::DeviceState::Live && !args.force
     {
         return Err(Failure::refused(&path, "a daemon serves it")
             .found(format_args!("process {}", info.pid))
@@ -135,11 +131,8 @@ fn remove_device(args: &RemoveArgs) -> Result<(), Failure> {
             )));
     }
     // A device that waits for its daemon answers no request, and opening asks for none.
-    let claim = std::fs::File::options().read(true).custom_flags(O_EXCL).open(&path);
-    if let Err(error) = &claim
-        && error.raw_os_error() == Some(EBUSY)
-        && !args.force
-    {
+    let claimed = claim(&path);
+    if matches!(claimed, Claim::Busy) && !args.force {
         return Err(Failure::refused(&path, "it is in use").advice(format_args!(
             "unmount it first (`lsblk {}` shows its users); or, with errors for them: ubcache \
              ublk remove {number} --force",
@@ -147,7 +140,7 @@ fn remove_device(args: &RemoveArgs) -> Result<(), Failure> {
         )));
     }
     driver.stop(number).map_err(|error| refused(&error))?;
-    drop(claim);
+    drop(claimed);
     driver.delete(number).map_err(|error| refused(&error))?;
     record::remove(number);
     print(&format!("{}: removed\n", path.display()))

@@ -1,6 +1,5 @@
 //! A block device that is served, and its end.
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -8,16 +7,12 @@ use ubcache_env::Task;
 use ubcache_env::local::join_all;
 use ubcache_host::HostEnv;
 use ubcache_ublk::features::USER_RECOVERY;
-use ubcache_ublk::{Control, ControlError, DeviceInfo, Requests, UblkStats};
+use ubcache_ublk::{Control, ControlError, DeviceInfo, Requests};
 
-use super::driver::{Driver, block_device, refused};
+use super::driver::{Claim, Driver, block_device, claim, refused};
 use super::record;
 use crate::failure::Failure;
 use crate::log::STATE;
-
-/// `O_EXCL`: of a block device that is in use the kernel refuses it.
-const O_EXCL: i32 = 0o200;
-const EBUSY: i32 = 16;
 
 /// A block device that is served.
 pub struct BlockDevice {
@@ -57,16 +52,6 @@ impl BlockDevice {
         block_device(self.info.device)
     }
 
-    /// Counters of its requests.
-    pub fn stats(&self) -> UblkStats {
-        self.requests.stats()
-    }
-
-    /// Requests that are being carried out.
-    pub fn in_flight(&self) -> u32 {
-        self.requests.in_flight()
-    }
-
     /// Lets requests wait, and returns when none is being carried out.
     pub(crate) async fn hold(&self) {
         self.requests.hold();
@@ -82,7 +67,7 @@ impl BlockDevice {
     pub(crate) async fn end(&self, host: &HostEnv, in_use: InUse) -> Result<DeviceEnd, Failure> {
         let (number, path) = (self.info.device, self.path());
         let claimed = host.blocking(move || claim(&path)).await;
-        let is_busy = matches!(&claimed, Some(Err(error)) if error.raw_os_error() == Some(EBUSY));
+        let is_busy = matches!(claimed, Some(Claim::Busy));
         if is_busy && in_use == InUse::Refuse {
             return Ok(DeviceEnd::Refused);
         }
@@ -106,11 +91,6 @@ impl BlockDevice {
         record::remove(number);
         Ok(DeviceEnd::Removed)
     }
-}
-
-/// Opens a block device so that nobody else can begin to use it.
-fn claim(path: &std::path::Path) -> std::io::Result<std::fs::File> {
-    std::fs::File::options().read(true).custom_flags(O_EXCL).open(path)
 }
 
 /// Gives the driver a command on a worker thread.

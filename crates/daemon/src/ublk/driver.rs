@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use ubcache_host::control;
 use ubcache_ublk::abi::{CONTROL_ADDRESS_AT, ControlCommand};
-use ubcache_ublk::{Control, ControlDevice, ControlError, DeviceInfo};
+use ubcache_ublk::{Control, ControlDevice, ControlError, DeviceInfo, Features};
 
 use crate::failure::Failure;
 
@@ -46,7 +47,7 @@ fn not_opened(path: &Path, error: &io::Error) -> Failure {
     let failure = Failure::could_not_run(path, format_args!("can't be opened: {error}"));
     match error.kind() {
         io::ErrorKind::NotFound => failure
-            .expected("a kernel with ublk: Linux 6.0 or later, with CONFIG_BLK_DEV_UBLK")
+            .expected("a kernel with ublk: Linux 6.5 or later, with CONFIG_BLK_DEV_UBLK")
             .advice(
                 "modprobe ublk_drv; `ubcache doctor` tells what this kernel has. NBD needs no \
                  driver: leave out --ublk",
@@ -66,6 +67,35 @@ pub fn refused(error: &ControlError) -> Failure {
         return failure.expected("root: CAP_SYS_ADMIN");
     }
     failure
+}
+
+/// Abilities of the driver.
+pub fn features(driver: &Control<Driver>) -> Result<Features, Failure> {
+    driver.features().map_err(|error| {
+        refused(&error).expected("the driver of Linux 6.5 or later").advice("use NBD")
+    })
+}
+
+/// Use of a block device by others.
+#[derive(Debug)]
+pub enum Claim {
+    /// Nobody can begin to use it as long as this is open.
+    Own(File),
+    /// It is mounted, or otherwise in use.
+    Busy,
+    /// It has gone, or can't be opened.
+    None,
+}
+
+/// Claims a block device, if nobody else has.
+pub fn claim(path: &Path) -> Claim {
+    /// Of a block device that is in use the kernel refuses it.
+    const O_EXCL: i32 = 0o200;
+    match File::options().read(true).custom_flags(O_EXCL).open(path) {
+        Ok(file) => Claim::Own(file),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Claim::Busy,
+        Err(_) => Claim::None,
+    }
 }
 
 /// Numbers of the devices that there are.
@@ -95,6 +125,6 @@ pub(crate) fn character_device(number: u32) -> std::path::PathBuf {
 }
 
 /// Returns true if a process of this number runs.
-pub(crate) fn is_running(pid: u32) -> bool {
+pub fn is_running(pid: u32) -> bool {
     pid != 0 && Path::new(&format!("/proc/{pid}")).exists()
 }

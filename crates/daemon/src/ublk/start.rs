@@ -116,7 +116,7 @@ impl Wanted {
     }
 
     fn make(&self, driver: &Control<Driver>) -> Result<Prepared, Failure> {
-        let features = driver.features().of_device(self.options.without);
+        let features = super::driver::features(driver)?.of_device(self.options.without);
         let max_io_bytes = self.max_io_bytes(features);
         let wanted = NewDevice {
             device: self.device,
