@@ -3,23 +3,24 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use ubcache_env::{Buf, Command, CommandDevice, IoVec};
 
+use crate::mapping::Mapping;
 use crate::op::{IoRequest, fill_list};
 use crate::reactor::HostEnv;
-use crate::sys::{self, SharedPages};
+use crate::sys;
 
 /// A character device that hands out requests. Its commands go by the ring of the host's thread:
 /// without io_uring they fail with EOPNOTSUPP.
 pub struct HostCommands {
     env: HostEnv,
     fd: Rc<OwnedFd>,
-    pages: SharedPages,
+    pages: Mapping,
     path: PathBuf,
     list: RefCell<Vec<libc::iovec>>,
 }
@@ -38,7 +39,7 @@ impl HostCommands {
         at: u64,
         len: usize,
     ) -> io::Result<HostCommands> {
-        let pages = SharedPages::map(&fd, at, len)?;
+        let pages = Mapping::new(fd.as_fd(), at, len, false)?;
         let (env, path, list) = (env.clone(), path.to_owned(), RefCell::default());
         Ok(HostCommands { env, fd, pages, path, list })
     }
@@ -64,6 +65,7 @@ impl CommandDevice for HostCommands {
     }
 
     fn shared(&self, at: usize, into: &mut [u8]) {
+        // The driver changes these bytes only before the completion that the caller has seen.
         self.pages.copy_to(at, into);
     }
 

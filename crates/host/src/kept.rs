@@ -12,14 +12,14 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ubcache_env::KeptMemory;
 
+use crate::mapping::Mapping;
 use crate::{memory, sys};
 
 const MAGIC: &[u8; 8] = b"ubckept\n";
@@ -58,8 +58,7 @@ impl KeptError {
 /// A file that is mapped as kept memory. Locked as long as this process has it.
 #[derive(Debug)]
 pub struct HostKept {
-    map: NonNull<u8>,
-    map_bytes: usize,
+    map: Mapping,
     capacity: usize,
     /// Holds the lock.
     _file: File,
@@ -95,21 +94,14 @@ impl HostKept {
         }
         // A page without memory behind it would end the process when it is stored to.
         memory::allocate(&file, bytes as u64).map_err(failed("finding memory for it"))?;
-        let map = sys::map_shared(file.as_raw_fd(), bytes).map_err(failed("mapping it"))?;
-        Ok(HostKept { map, map_bytes: bytes, capacity, _file: file })
-    }
-
-    /// The place of a byte of the mapping.
-    fn place(&self, at: usize) -> *mut u8 {
-        assert!(at <= self.map_bytes, "a place in the mapping");
-        // SAFETY: the mapping is `map_bytes` long and lives as long as `self`.
-        unsafe { self.map.as_ptr().add(at) }
+        let map = Mapping::new(file.as_fd(), 0, bytes, true).map_err(failed("mapping it"))?;
+        Ok(HostKept { map, capacity, _file: file })
     }
 
     fn counter(&self, at: usize) -> &AtomicU64 {
         // SAFETY: `at` is within the header and a multiple of 8, and mappings begin at a page. This
         // process has the file alone, and uses these words as atomics only.
-        unsafe { AtomicU64::from_ptr(self.place(at).cast()) }
+        unsafe { AtomicU64::from_ptr(self.map.place(at).cast()) }
     }
 
     /// Both counters: the bytes given up, and the bytes put in.
@@ -138,7 +130,7 @@ impl KeptMemory for HostKept {
         for (at, bytes) in self.parts(front, (end - front) as usize) {
             // SAFETY: `parts` are within the mapping, which lives as long as `self`; nobody stores
             // to it while this runs, as the process has the file alone and `HostKept` is not Sync.
-            all.extend_from_slice(unsafe { std::slice::from_raw_parts(self.place(at), bytes) });
+            all.extend_from_slice(unsafe { std::slice::from_raw_parts(self.map.place(at), bytes) });
         }
         all
     }
@@ -157,7 +149,7 @@ impl KeptMemory for HostKept {
             let (part, more) = rest.split_at(length);
             // SAFETY: `parts` are within the mapping, which nothing in this process points into
             // but for the time of a call; `bytes` lie elsewhere.
-            unsafe { self.place(at).copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+            unsafe { self.map.place(at).copy_from_nonoverlapping(part.as_ptr(), part.len()) };
             rest = more;
         }
         // From here on they are there: whoever reads this counter reads the bytes, too.
@@ -168,14 +160,6 @@ impl KeptMemory for HostKept {
         let (front, end) = self.counters();
         assert!(bytes as u64 <= end - front, "no more is given up than there is");
         self.counter(FRONT_AT).store(front + bytes as u64, Ordering::Release);
-    }
-}
-
-impl Drop for HostKept {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, of that length, and nothing borrows from it any
-        // more.
-        unsafe { sys::unmap(self.map, self.map_bytes) };
     }
 }
 

@@ -31,6 +31,7 @@
 //! | `ring` | the io_uring backend |
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls and copies from the page cache for `ring` |
 //! | `limits` | what a file or device is like: size, blocks, alignment |
+//! | `mapping` | memory that a file or a driver shares |
 //! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
 //! | [`kept`] | [`HostKept`]: memory that outlives the process |
 //! | [`descriptors`] | how many descriptors may be open |
@@ -53,6 +54,7 @@ pub mod handover;
 mod io;
 pub mod kept;
 mod limits;
+mod mapping;
 pub mod memory;
 mod op;
 mod open;

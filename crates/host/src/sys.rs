@@ -7,7 +7,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::ptr::NonNull;
 use std::time::Duration;
 
 use ubcache_env::Nanos;
@@ -38,26 +37,6 @@ fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
 pub(crate) fn memory_file() -> io::Result<OwnedFd> {
     // SAFETY: the name is a string that ends with a zero; the kernel copies it.
     own(unsafe { libc::memfd_create(c"ubcache".as_ptr(), libc::MFD_CLOEXEC) })
-}
-
-/// Maps so many bytes of a file, shared, readable and writable.
-pub(crate) fn map_shared(fd: RawFd, bytes: usize) -> io::Result<NonNull<u8>> {
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-    // SAFETY: the kernel chooses a place where nothing is; a wrong descriptor only gives an error.
-    let map = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) };
-    match NonNull::new(map.cast::<u8>()) {
-        Some(place) if map != libc::MAP_FAILED => Ok(place),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Takes a mapping away.
-///
-/// # Safety
-/// It was made by [`map_shared`] with so many bytes, and nothing points into it any more.
-pub(crate) unsafe fn unmap(map: NonNull<u8>, bytes: usize) {
-    // SAFETY: what the caller promises.
-    unsafe { libc::munmap(map.as_ptr().cast(), bytes) };
 }
 
 /// The user that this process acts as.
@@ -361,45 +340,6 @@ pub(crate) fn read_now(fd: RawFd, into: &mut [u8], at: u64) -> i32 {
 pub(crate) fn copy_out(fd: RawFd, into: &mut [u8], at: u64) -> i32 {
     // SAFETY: the memory is writable and as long as is said.
     outcome(unsafe { libc::pread(fd, into.as_mut_ptr().cast(), into.len(), at as i64) })
-}
-
-/// A read-only mapping of memory that a driver shares.
-#[derive(Debug)]
-pub(crate) struct SharedPages {
-    start: *const u8,
-    len: usize,
-}
-
-impl SharedPages {
-    /// Maps `len` bytes from position `at` of the descriptor.
-    pub(crate) fn map(fd: &OwnedFd, at: u64, len: usize) -> io::Result<SharedPages> {
-        let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_POPULATE);
-        let fd = fd.as_raw_fd();
-        // SAFETY: the kernel chooses the place, so no other memory is touched.
-        let start =
-            unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd, at as i64) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(SharedPages { start: start.cast(), len })
-    }
-
-    /// Copies bytes from position `at`.
-    pub(crate) fn copy_to(&self, at: usize, into: &mut [u8]) {
-        assert!(at.checked_add(into.len()).is_some_and(|end| end <= self.len), "in the mapping");
-        // SAFETY: the range is inside of the mapping, which lives as long as `self`.
-        let from = unsafe { self.start.add(at) };
-        // SAFETY: both are as long as is said, and `into` is no part of the mapping. The driver
-        // changes these bytes only before the completion that the caller has seen.
-        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
-    }
-}
-
-impl Drop for SharedPages {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and nobody has a reference to it.
-        unsafe { libc::munmap(self.start.cast_mut().cast(), self.len) };
-    }
 }
 
 /// `pwritev2(2)`. Returns bytes or a negative errno.
