@@ -12,6 +12,11 @@ ublk() { # ublk NAME ARGUMENT...
     say "$(tail -n 1 "$work/$name.out")"
     [[ "$(tail -n 1 "$work/$name.out")" = *RIGHT ]]
 }
+# The commands of the README, for disks of the guest.
+sed -n '/^## A file system in three commands/,/^## Over NBD/p' "$here/../../README.md" | grep -E '^(ubcache|mkfs)' |
+    sed 's|/dev/nvme0n1p4|/dev/vdb --bucket 64k|1; s|/dev/sdb|/dev/vda|; s/ *#.*//' >"$work/share/readme"
+sed -i '2s/ --bucket 64k//' "$work/share/readme"
+ublk readme readme
 ublk kills-writeback kills writeback "${UBCACHE_VM_KILLS:-200}"
 for mode in writethrough writearound none; do
     ublk "kills-$mode" kills "$mode" 10

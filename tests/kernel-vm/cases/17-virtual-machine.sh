@@ -1,4 +1,5 @@
-# Volumes as disks of the VM by vhost-user-blk: a file system, `kill -9` of the daemon under it, a disk that grows.
+# Volumes as disks of the VM by vhost-user-blk: a file system, `kill -9` and upgrade of the daemon under it, a disk
+# that grows.
 mkdir -p "$work/share"
 truncate -s 256M "$work/backing.img"
 truncate -s 1G "$work/cache.img"
@@ -20,8 +21,13 @@ serve
 wait "$daemon"
 flash=(--vhost-user "grows=$work/grows")
 serve
+# The lines of the guide, and those of a second disk.
+guide=$here/../../docs/guide/virtual-machines.md
+sed -n '/^## QEMU/,/^## libvirt/p' "$guide" | grep '^-' >"$work/guide"
+sed "s|/run/ubcache/data.guest|$work/disk|" "$work/guide" >"$work/options"
+grep -E '^-(chardev|device)' "$work/guide" | sed "s|/run/ubcache/data.guest|$work/grows|; s/\<data\>/grows/" >>"$work/options"
 is_said() { until [ -e "$work/share/$1" ]; do kill -0 "$booting" || return 1; sleep 0.1; done; }
-boot virtual-machine.sh --vhost-user "$work/disk" --vhost-user "$work/grows" >"$work/guest.out" &
+arguments="kill1 kill2 kill3 upgrade grow" boot virtual-machine.sh --options "$work/options" >"$work/guest.out" &
 booting=$!
 for kill in 1 2 3; do
     is_said "kill$kill"
@@ -30,6 +36,8 @@ for kill in 1 2 3; do
     sleep 1
     serve
 done
+is_said upgrade
+"$ubcache" upgrade --control "$work/control" >/dev/null
 is_said grow
 "$ubcache" flash resize grows --size 96M --control "$work/control" >/dev/null
 wait "$booting"

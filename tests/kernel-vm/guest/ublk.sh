@@ -3,6 +3,7 @@
 #   ublk.sh upgrade UPGRADES               the same, over upgrades
 #   ublk.sh ends                           stops and removals: in use, not in use, of a dead daemon
 #   ublk.sh refusals                       what is refused, and that everything else goes on
+#   ublk.sh readme                         the commands of the README, in /share/readme
 #   ublk.sh memory                         dirty pages of a file system on the device in a cgroup with little memory
 # OPTION is one of `ubcache serve`. The last line ends in RIGHT, or the script fails.
 set -euo pipefail
@@ -169,6 +170,23 @@ refusals)
     /share/ubcache doctor | grep -q 'block devices (ublk): yes' || fail_with "$(/share/ubcache doctor)"
     /share/ubcache stop --control /tmp/control >/dev/null
     echo "refusals: RIGHT"
+    ;;
+readme)
+    PATH=$PATH:/share
+    mapfile -t commands </share/readme
+    dd if=/dev/zero of=/dev/vda bs=4k count=2 oflag=direct status=none
+    dd if=/dev/zero of=/dev/vdb bs=4k count=2 oflag=direct status=none
+    [ "${#commands[@]}" = 3 ] || fail_with "${#commands[@]} commands"
+    eval "${commands[0]}"
+    eval "${commands[1]}"
+    server=$!
+    wait_until test -b /dev/ublkb0
+    eval "${commands[2]}"
+    echo there >/mnt/file
+    umount /mnt
+    ubcache stop >/dev/null
+    wait "$server"
+    echo "readme: RIGHT"
     ;;
 memory)
     options=(--lock-memory)

@@ -12,8 +12,12 @@ use crate::open::target::{Access, Target};
 /// Directories whose files are looked at instead of this machine's block devices.
 pub const VARIABLE: &str = "UBCACHE_DEVICES";
 
-/// Block devices that are not looked at: the first may be one of ours, the others have no disks.
-const LEFT_OUT: [&str; 5] = ["nbd", "ram", "zram", "sr", "fd"];
+/// Block devices without disks, which are not looked at.
+const NO_DISKS: [&str; 4] = ["ram", "zram", "sr", "fd"];
+
+/// Block devices behind which may be a daemon of ours. A read of one that waits for the next daemon
+/// never ends if that daemon is the reader.
+const SERVED_BY_DAEMONS: [&str; 2] = ["nbd", "ublkb"];
 
 /// A device with a superblock.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,19 +113,30 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn block_devices() -> Vec<PathBuf> {
-    let is_disk = |name: &Path| {
-        let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        !LEFT_OUT.iter().any(|left_out| {
-            name.strip_prefix(left_out)
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-        })
-    };
     let has_bytes = |node: &Path| {
         std::fs::read_to_string(node.join("size")).is_ok_and(|size| size.trim() != "0")
     };
     let nodes = entries(Path::new("/sys/class/block"));
-    let nodes = nodes.iter().filter(|node| is_disk(node) && has_bytes(node));
+    let nodes = nodes.iter().filter(|node| {
+        !is_one_of(&NO_DISKS, node) && has_bytes(node) && !may_wait_for_a_daemon(node)
+    });
     nodes.map(|node| Path::new("/dev").join(node.file_name().unwrap_or_default())).collect()
+}
+
+/// Returns true if a directory of sysfs is that of a block device, or a partition of one, whose
+/// name is one of these and a number.
+fn is_one_of(names: &[&str], node: &Path) -> bool {
+    let name = node.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    names.iter().any(|prefix| {
+        name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    })
+}
+
+/// Returns true if reads of a block device, by its directory in sysfs, may end in a daemon of ours:
+/// also those of a logical volume, an encrypted disk or an array over one.
+fn may_wait_for_a_daemon(node: &Path) -> bool {
+    is_one_of(&SERVED_BY_DAEMONS, node)
+        || entries(&node.join("slaves")).iter().any(|below| may_wait_for_a_daemon(below))
 }
 
 pub(super) fn look_at(path: &Path) -> Option<Found> {
@@ -135,4 +150,31 @@ pub(super) fn look_at(path: &Path) -> Option<Found> {
         label: superblock.label_str(),
         is_cache: superblock.is_cache(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_over_a_block_device_of_a_daemon_are_left_out() {
+        let sysfs = tempfile::tempdir().expect("a directory");
+        for below in ["ublkb0", "ublkb0p1", "sda/slaves", "dm-0/slaves/ublkb0p1"] {
+            std::fs::create_dir_all(sysfs.path().join(below)).expect("a directory");
+        }
+        for below in ["dm-1/slaves", "dm-2/slaves", "md0/slaves"] {
+            std::fs::create_dir_all(sysfs.path().join(below)).expect("a directory");
+        }
+        for (above, below) in [("dm-1", "dm-0"), ("dm-2", "sda"), ("md0", "dm-1")] {
+            let link = sysfs.path().join(above).join("slaves").join(below);
+            std::os::unix::fs::symlink(sysfs.path().join(below), link).expect("a link");
+        }
+        let may_wait = |name: &str| may_wait_for_a_daemon(&sysfs.path().join(name));
+        for name in ["ublkb0", "ublkb0p1", "dm-0", "dm-1", "md0"] {
+            assert!(may_wait(name), "{name}");
+        }
+        for name in ["sda", "dm-2"] {
+            assert!(!may_wait(name), "{name}");
+        }
+    }
 }
