@@ -402,3 +402,47 @@ stop_daemons() {
 note() {
     echo "    $*" >&2
 }
+
+# system_tree DIRECTORY: a Debian with systemd, which `system_image` makes a disk of. It is made once;
+# UBCACHE_VM_TREE is one that is there already.
+system_tree() {
+    local packages=systemd-sysv,udev,kmod,e2fsprogs,nbd-client,curl,libnbd-bin
+    local base=${UBCACHE_VM_TREE:-$cache_dir/system-$(cksum <<<"$packages" | cut -d ' ' -f 1)}
+    [ "$(id -u)" = 0 ] || fail "a Debian is made with mmdebstrap: run as root"
+    need_programs mmdebstrap mke2fs
+    if [ ! -e "$base" ]; then
+        rm -rf "$base.new"
+        mmdebstrap --quiet --mode=root --variant=apt --format=directory --dpkgopt=force-unsafe-io \
+            --include="$packages" bookworm "$base.new"
+        mv "$base.new" "$base"
+    fi
+    cp -a "$base" "$1"
+    mkdir -p "$1/var/log/journal" "$1/share" "$1/mnt"
+    # The script that `run` has put into the guest, when everything has been started.
+    cat >"$1/etc/systemd/system/vm-script.service" <<'END'
+[Unit]
+After=multi-user.target
+[Service]
+ExecStart=/bin/bash -c '. /run/vm/arguments; bash /run/vm/script "$${arguments[@]}" </dev/null >/dev/output 2>&1; echo "exit $$?" >/dev/status; systemctl poweroff'
+END
+    mkdir -p "$1/etc/systemd/system/graphical.target.wants"
+    ln -s /etc/systemd/system/vm-script.service "$1/etc/systemd/system/graphical.target.wants"
+}
+
+# system_image TREE FILE: makes a disk of the tree, for `run --system`, and removes the tree.
+system_image() {
+    rm -f "$2"
+    truncate -s 1G "$2"
+    mke2fs -q -t ext4 -d "$1" "$2"
+    rm -r "$1"
+}
+
+# life NAME SCRIPT [OPTION OF run]...: boots the system; what the script says is in $work/NAME.out.
+life() {
+    local name=$1 script=$2
+    shift 2
+    arguments=$name boot "$script" --system "$work/root.img" "$@" >"$work/$name.out" || {
+        tail -n 60 "$work/$name.out" >&2
+        return 1
+    }
+}

@@ -56,6 +56,11 @@ const NEEDED: &[(&str, &str)] = &[
     ("lintian", "lintian"),
     ("mandoc", "mandoc"),
     ("musl-gcc", "musl-tools"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("dmsetup", "dmsetup"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
 ];
 
 /// A program that tests call and Debian does not have: its crate, and the version.
@@ -284,7 +289,7 @@ fn test() -> bool {
         ),
         (
             "fuzz targets over their corpus, and over changed inputs",
-            &["run", "--release", "-p", "ubcache-torture", "--", "fuzz", "--for", "60s"],
+            &["run", "--release", "-p", "ubcache-torture", "--", "fuzz", "--for", "30s"],
         ),
         // In a directory of its own: nothing that is shipped is ever built with this feature.
         (

@@ -51,6 +51,14 @@ const POOLED_PAGES_MAX: usize = 32;
 /// I/O.
 const LARGE_PAGES_MAX: usize = 4096;
 
+/// Pages of a buffer, and the number of such buffers, that [`BufPool::fill`] takes: as much as a pool
+/// keeps.
+const FILLED: [(usize, usize); 3] = [
+    (1, POOL_PAGES_MAX / 2),
+    (POOLED_PAGES_MAX, POOL_PAGES_MAX / 2 / POOLED_PAGES_MAX),
+    (256, LARGE_PAGES_MAX / 256),
+];
+
 /// Free buffers of a pool, by number of pages.
 #[derive(Default)]
 struct Free {
@@ -95,6 +103,17 @@ impl BufPool {
         };
         self.0.held.set(self.0.held.get() + memory.pages.len());
         Some(Buf { memory: Some(memory), len })
+    }
+
+    /// Takes memory from the system for buffers of 4 KiB, 128 KiB and 1 MiB, 18 MiB in all, and
+    /// touches it: what clients of this machine write when it is short of memory finds some.
+    pub fn fill(&self) {
+        let filled = FILLED.map(|(pages, count)| -> Vec<_> {
+            (0..count).filter_map(|_| self.for_bytes(pages * PAGE_BYTES)).collect()
+        });
+        for mut buffer in filled.into_iter().flatten() {
+            buffer.as_mut_slice().fill(0);
+        }
     }
 
     /// Bytes of the buffers that came from here and are in use, in whole pages.
@@ -477,6 +496,17 @@ mod tests {
         assert_eq!(vec.to_buf().as_slice(), b"hello world");
         assert_eq!(vec.cut(4, 8).to_buf().as_slice(), b"o wo");
         assert!(vec.cut(3, 3).is_empty());
+    }
+
+    #[test]
+    fn filled_pool_needs_no_more_memory() {
+        let pool = BufPool::default();
+        let free = |pool: &BufPool| pool.0.pages.get() + pool.0.large_pages.get();
+        pool.fill();
+        assert_eq!((free(&pool), pool.held_bytes()), (POOL_PAGES_MAX + LARGE_PAGES_MAX, 0));
+        let (small, large) = (pool.for_sectors(8), pool.for_sectors(2048));
+        assert!(small.is_some() && large.is_some());
+        assert_eq!(free(&pool), POOL_PAGES_MAX + LARGE_PAGES_MAX - 257);
     }
 
     #[test]

@@ -25,5 +25,6 @@ ublk copies kills writeback 10 --ublk-without user-copy
 ublk queues kills writeback 10 --ublk-queues 3 --ublk-depth 8
 ublk upgrade upgrade 10
 ublk ends ends
+ublk resize resize
 ublk refusals refusals
 ublk memory memory

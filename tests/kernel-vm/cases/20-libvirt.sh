@@ -37,7 +37,7 @@ sed "s|/run/ubcache/data.guest|$work/data.guest|; s/type='kvm'/type='qemu'/" "$w
     sed "s|</devices>|<serial type='file'><source path='$work/home/console'/></serial>\\
 <channel type='file'><source path='$work/home/output'/><target type='virtio' name='output'/></channel>\\
 <channel type='file'><source path='$work/home/status'/><target type='virtio' name='status'/></channel>\\
-<filesystem type='mount'><source dir='$work/share'/><target dir='share'/></filesystem>\\
+<filesystem type='mount' accessmode='squash'><source dir='$work/share'/><target dir='share'/></filesystem>\\
 </devices>|" >"$work/guest.xml"
 
 # Another user: nobody, with libvirt's own daemon for users, without its logging daemon.

@@ -3,6 +3,7 @@
 #   ublk.sh upgrade UPGRADES               the same, over upgrades
 #   ublk.sh ends                           stops and removals: in use, not in use, of a dead daemon
 #   ublk.sh refusals                       what is refused, and that everything else goes on
+#   ublk.sh resize                         a flash-only volume grows under a mounted file system, where the driver can
 #   ublk.sh readme                         the commands of the README, in /share/readme
 #   ublk.sh memory                         dirty pages of a file system on the device in a cgroup with little memory
 # OPTION is one of `ubcache serve`. The last line ends in RIGHT, or the script fails.
@@ -170,6 +171,41 @@ refusals)
     /share/ubcache doctor | grep -q 'block devices (ublk): yes' || fail_with "$(/share/ubcache doctor)"
     /share/ubcache stop --control /tmp/control >/dev/null
     echo "refusals: RIGHT"
+    ;;
+resize)
+    serve
+    /share/ubcache flash create grows --size 64M --control /tmp/control >/dev/null
+    device() { /share/ubcache ublk list --json | tr -d ' \n' | grep -o '{[^{}]*"grows"[^{}]*}' | grep -o '/dev/ublkb[0-9]*'; }
+    wait_until device >/tmp/device
+    device=$(</tmp/device)
+    wait_until test -b "$device"
+    is_of() { [ "$(blockdev --getsize64 "$device")" = $(($1 << 20)) ]; }
+    is_of 64 || fail_with "$device has $(blockdev --getsize64 "$device") bytes"
+    mkfs.ext4 -q "$device"
+    mkdir -p /mnt
+    mount -t ext4 "$device" /mnt
+    head -c 1M /dev/urandom >/mnt/file
+    sum=$(md5sum </mnt/file)
+    /share/ubcache flash resize grows --size 96M --control /tmp/control >/dev/null || fail_with "not resized"
+    if /share/ubcache doctor --json | tr -d ' \n' | grep -q '"name":"update-size","there":true'; then
+        wait_until is_of 96 || fail_with "$device has still $(blockdev --getsize64 "$device") bytes"
+        at="at once"
+    else
+        umount /mnt
+        stop_server
+        serve
+        is_of 96 || fail_with "a new $device has $(blockdev --getsize64 "$device") bytes"
+        mount -t ext4 "$device" /mnt
+        at="when made anew"
+    fi
+    echo 3 >/proc/sys/vm/drop_caches
+    [ "$(md5sum </mnt/file)" = "$sum" ] || fail_with "the file is not the same"
+    head -c 1M "$device" >/dev/null
+    dd if=/mnt/file of="$device" bs=1M seek=95 count=1 oflag=direct conv=notrunc status=none || fail_with "no writes at the new end"
+    umount /mnt
+    e2fsck -fn "$device" >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
+    stop_server
+    echo "larger $at: RIGHT"
     ;;
 readme)
     PATH=$PATH:/share

@@ -19,6 +19,10 @@ const CONTENT: &[(&str, &str)] = &[
     ("lib/systemd/system/ubcache@.service", "packaging/systemd/ubcache@.service"),
     ("lib/systemd/system/ubcache@.socket", "packaging/systemd/ubcache@.socket"),
     ("lib/systemd/system/ubcache-nbd@.service", "packaging/systemd/ubcache-nbd@.service"),
+    (
+        "lib/systemd/system/ubcache-nbd@.service.d/ubcached.conf",
+        "packaging/systemd/ubcache-nbd@.service.d/ubcached.conf",
+    ),
     ("lib/systemd/system/ubcache-scrub.service", "packaging/systemd/ubcache-scrub.service"),
     ("lib/systemd/system/ubcache-scrub.timer", "packaging/systemd/ubcache-scrub.timer"),
     ("lib/tmpfiles.d/ubcache.conf", "packaging/systemd/tmpfiles.conf"),

@@ -1,11 +1,11 @@
 //! A small Debian: a tree that is made once (mmdebstrap) and stays in the target directory, and for
 //! each test a layer over it, used by chroot or booted with systemd-nspawn.
 //!
-//! The machine has no console: a pty that nobody reads stops the first of its processes. File
-//! systems in it are FUSE down to the set, so that no thread of the host's kernel waits for a
-//! process of the machine, and it takes no loop device. A wait ends when its condition holds, when
-//! the machine is gone, or when the machine has nothing more to do; the last two are failures, and
-//! print the journal.
+//! The machine has no console: a pty that nobody reads stops the first of its processes. It mounts
+//! nothing of a set, so that no thread of the host's kernel waits for a process of the machine:
+//! mounts are tested in a virtual machine (tests/kernel-vm). A wait ends when its condition holds,
+//! when the machine is gone, or when the machine has nothing more to do; the last two are failures,
+//! and print the journal.
 //!
 //! A test of a package that is skipped would prove nothing, so what is missing is an error here.
 
@@ -19,35 +19,11 @@ use std::time::Duration;
 use super::{must, text, tool};
 
 /// Packages beside the smallest system.
-const PACKAGES: &str = "systemd-sysv,udev,libnbd-bin,fuse3,fuse2fs,e2fsprogs,curl";
+const PACKAGES: &str = "systemd-sysv,udev,libnbd-bin,nbd-client,e2fsprogs,kmod,curl";
 
 /// Programs of this machine that are needed.
 const PROGRAMS: [&str; 6] =
     ["mmdebstrap", "systemd-nspawn", "journalctl", "nsenter", "mount", "chroot"];
-
-/// Stands in for nbd-client, with its command line: the device is a file by FUSE,
-/// `/run/stand-in/nbd0/disk`.
-pub const NBD_CLIENT: &str = r#"#!/bin/sh
-set -u
-run=/run/stand-in
-case $1 in
--c) [ -e $run/${2##*/}/disk ] ;;
--d)
-    # A file system of FUSE is written to its end after it was unmounted.
-    name=${2##*/}
-    while grep -qs fuse2fs /proc/[0-9]*/comm && ! grep -q "^$run/$name/disk " /proc/mounts; do
-        sleep 0.1
-    done
-    kill "$(cat $run/$name.pid)" ;;
--unix)
-    name=${5##*/}
-    umount --lazy $run/$name 2> /dev/null
-    mkdir -p $run/$name
-    echo $$ > $run/$name.pid
-    exec nbdfuse $run/$name/disk "nbd+unix:///$4?socket=$2" ;;
-*) exit 2 ;;
-esac
-"#;
 
 /// Command of a wait: its exit code is 0 if the condition holds, `BUSY` while systemd has something
 /// under way, and `OVER` if it has not; a unit that has failed may be about to start again.
@@ -142,8 +118,8 @@ impl Machine {
         let mut nspawn = tool("systemd-nspawn");
         nspawn.args(["--quiet", "--register=no", "--keep-unit", "--console=pipe", "--boot"]);
         // systemd-nspawn has a directory for each name.
-        nspawn.arg(format!("--machine={}", self.name())).arg("--bind=/dev/fuse");
-        nspawn.arg("-D").arg(&self.root).arg("systemd.show_status=no").stdin(Stdio::null());
+        nspawn.arg(format!("--machine={}", self.name())).arg("-D").arg(&self.root);
+        nspawn.arg("systemd.show_status=no").stdin(Stdio::null());
         nspawn.stdout(log.try_clone().expect("a log")).stderr(log);
         let child = nspawn.spawn().expect("systemd-nspawn runs");
         let list = format!("/proc/{0}/task/{0}/children", child.id());
@@ -164,25 +140,6 @@ impl Machine {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-
-    /// Shuts it down.
-    pub fn power_off(&mut self) {
-        if !self.try_run("systemctl poweroff").status.success() {
-            // The connection may end before the answer.
-            self.try_run("true").status.success().then(|| self.fail("it does not shut down"));
-        }
-        let (mut child, _) = self.running.take().expect("it runs");
-        let status = child.wait().expect("a child");
-        if !status.success() {
-            self.fail(&format!("systemd-nspawn: {status}"));
-        }
-    }
-
-    /// Lines of the journal of the boot before, or of this one, by message.
-    pub fn journal(&self, boot: &str) -> Vec<String> {
-        let all = self.run(&format!("journalctl --no-pager -o cat -b {boot}"));
-        all.lines().map(str::to_owned).collect()
     }
 
     /// Waits until a command succeeds there, for as long as systemd has something under way.
@@ -263,8 +220,8 @@ impl Drop for Machine {
     }
 }
 
-/// Makes the tree, unless it is there.
-fn base() -> PathBuf {
+/// The tree of a Debian, made unless it is there.
+pub fn base() -> PathBuf {
     let missing: Vec<&str> =
         PROGRAMS.into_iter().filter(|program| !super::is_installed(program)).collect();
     assert!(
@@ -279,7 +236,7 @@ fn base() -> PathBuf {
     fs::create_dir_all(&base).expect("a directory");
     let lock = fs::File::create(base.join("lock")).expect("a lock");
     lock.lock().expect("the lock");
-    let (tree, new) = (base.join("tree"), base.join("new"));
+    let (tree, new) = (base.join("system"), base.join("new"));
     if !tree.is_dir() {
         let _ = fs::remove_dir_all(&new);
         let _ = writeln!(std::io::stdout(), "making a Debian in {}", tree.display());

@@ -134,6 +134,9 @@ fn serve_once(
     let host = start_io()?;
     host.set_busy_poll(config.busy_poll);
     let world = host.env();
+    if config.lock_memory {
+        world.buffers().fill();
+    }
     let io = host.backend_name();
     let (stop, certificates) = (Rc::<Event>::default(), tls.clone());
     match &process {

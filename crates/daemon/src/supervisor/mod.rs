@@ -112,6 +112,7 @@ pub fn run(
         faulty: configuration.first_faults(),
         members: Vec::new(),
         sender,
+        lock_memory: options.lock_memory,
         systemd: Systemd::connect(),
         stopping: false,
         pending: None,

@@ -25,6 +25,8 @@ pub(super) struct Supervisor {
     pub faulty: Vec<(PathBuf, String)>,
     pub members: Vec<Member>,
     pub sender: Sender<Event>,
+    /// Of every set: see [`ServeConfig::lock_memory`].
+    pub lock_memory: bool,
     pub systemd: Systemd,
     pub stopping: bool,
     /// A request that is being carried out.
@@ -60,8 +62,10 @@ impl Supervisor {
         serve: Result<ServeConfig, Failure>,
         passed: Vec<PassedSocket>,
     ) {
+        let lock_memory = self.lock_memory;
         let member = &mut self.members[number];
         let serve = serve.and_then(|mut serve| {
+            serve.lock_memory = lock_memory;
             if serve.nbd.is_empty() && passed.is_empty() {
                 let name = format!("{}.nbd", member.name());
                 serve.nbd = vec![NbdAddress::Unix(usable_directory()?.join(name))];
