@@ -61,8 +61,8 @@ pub struct ServeConfig {
     /// Discards go to block devices of which it is not known that discarded sectors read the same
     /// every time.
     pub trust_discards: bool,
-    /// Keep in memory what was used once, see [`ubcache_host::memory::lock_memory`], and buffers for
-    /// I/O from the start, see [`ubcache_env::BufPool::fill`].
+    /// Keep in memory what was used once, see [`ubcache_host::memory::lock_memory`], and buffers
+    /// for I/O from the start, see [`ubcache_env::BufPool::fill`].
     pub lock_memory: bool,
     /// Refuse writes of clients.
     pub read_only: ReadOnly,

@@ -51,8 +51,8 @@ const POOLED_PAGES_MAX: usize = 32;
 /// I/O.
 const LARGE_PAGES_MAX: usize = 4096;
 
-/// Pages of a buffer, and the number of such buffers, that [`BufPool::fill`] takes: as much as a pool
-/// keeps.
+/// Pages of a buffer, and the number of such buffers, that [`BufPool::fill`] takes: as much as a
+/// pool keeps.
 const FILLED: [(usize, usize); 3] = [
     (1, POOL_PAGES_MAX / 2),
     (POOLED_PAGES_MAX, POOL_PAGES_MAX / 2 / POOLED_PAGES_MAX),
