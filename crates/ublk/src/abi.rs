@@ -32,6 +32,8 @@ pub mod control {
     pub const GET_FEATURES: u32 = ioctl(READ, 0x13, BYTES);
     /// Changes the size of the block device (Linux 6.16).
     pub const UPDATE_SIZE: u32 = ioctl(READ_WRITE, 0x15, BYTES);
+    /// Keeps new requests in the kernel, for the next server (Linux 6.16).
+    pub const QUIESCE_DEV: u32 = ioctl(READ_WRITE, 0x16, BYTES);
 }
 
 /// Commands of a queue. Each is the number of an ioctl with an [`IoCommand`].

@@ -265,6 +265,14 @@ impl<C: ControlDevice> Control<C> {
         self.give(command, Some(device), u64::from(pid), &mut [])
     }
 
+    /// Lets requests that come from now on wait in the kernel for the next server. The present one
+    /// gets back the commands of idle slots, and answers what it has been given. The driver keeps
+    /// all other commands for the device waiting meanwhile, up to so long.
+    pub fn quiesce(&self, device: u32, patience_ms: u64) -> Result<(), ControlError> {
+        let command = (control::QUIESCE_DEV, "QUIESCE_DEV");
+        self.give(command, Some(device), patience_ms, &mut [])
+    }
+
     /// Changes the size of the block device.
     pub fn update_size(&self, device: u32, sectors: u64) -> Result<(), ControlError> {
         self.give((control::UPDATE_SIZE, "UPDATE_SIZE"), Some(device), sectors, &mut [])

@@ -28,9 +28,11 @@ pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
 pub const USER_COPY: u64 = 1 << 7;
 /// The size can change.
 pub const UPDATE_SIZE: u64 = 1 << 10;
+/// New requests can be kept in the kernel before a server goes.
+pub const QUIESCE: u64 = 1 << 12;
 
 /// The abilities that are used where the driver has them.
-pub const USED: [Feature; 4] = [
+pub const USED: [Feature; 5] = [
     Feature {
         name: "user-copy",
         bit: USER_COPY,
@@ -49,17 +51,23 @@ pub const USED: [Feature; 4] = [
         bit: UPDATE_SIZE,
         what: "the device grows with its volume while it is in use",
     },
+    Feature {
+        name: "quiesce",
+        bit: QUIESCE,
+        what: "before an upgrade, or a stop while the device is in use, the daemon answers what it \
+               was given, and new requests wait in the kernel; without it those that it was given \
+               last are carried out by the next one",
+    },
 ];
 
 /// The names of those that are not used, for a report.
-pub const UNUSED: [(&str, u64); 11] = [
+pub const UNUSED: [(&str, u64); 10] = [
     ("zero-copy", 1 << 0),
     ("need-get-data", 1 << 2),
     ("unprivileged", 1 << 5),
     ("zoned", 1 << 8),
     ("fail-io", 1 << 9),
     ("auto-buffer-registration", 1 << 11),
-    ("quiesce", 1 << 12),
     ("per-io-daemon", 1 << 13),
     ("batch", 1 << 15),
     ("integrity", 1 << 16),
@@ -77,7 +85,7 @@ impl Features {
         let used = USED.iter().fold(CMD_IOCTL_ENCODE, |all, feature| all | feature.bit);
         let mut flags = self.0 & used & !off.0;
         if flags & USER_RECOVERY == 0 {
-            flags &= !USER_RECOVERY_REISSUE;
+            flags &= !(USER_RECOVERY_REISSUE | QUIESCE);
         }
         Features(flags)
     }

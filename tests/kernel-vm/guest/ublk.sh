@@ -1,6 +1,6 @@
 # Guest script: a volume as /dev/ublkbN. /dev/vda is the disk, /dev/vdb the cache; both get formatted.
 #   ublk.sh kills MODE KILLS [OPTION]...   ext4 under a load that verifies itself, over `kill -9` of the daemon
-#   ublk.sh upgrade UPGRADES               the same, over upgrades
+#   ublk.sh upgrade UPGRADES [OPTION]...   the same, over upgrades
 #   ublk.sh ends                           stops and removals: in use, not in use, of a dead daemon
 #   ublk.sh refusals                       what is refused, and that everything else goes on
 #   ublk.sh resize                         a flash-only volume grows under a mounted file system, where the driver can
@@ -108,15 +108,18 @@ kills)
     echo "$kills kills in $mode ${options[*]}: $(copied) files: RIGHT"
     ;;
 upgrade)
+    upgrades=$1
+    shift
+    options=("$@")
     serve
     start_load
-    for ((upgrade = 0; upgrade < $1; upgrade++)); do
+    for ((upgrade = 0; upgrade < upgrades; upgrade++)); do
         let_work
         /share/ubcache upgrade --control /tmp/control || fail_with "no upgrade"
     done
     end_load
     stop_server
-    echo "$1 upgrades: $(copied) files: RIGHT"
+    echo "$upgrades upgrades ${options[*]}: $(copied) files: RIGHT"
     ;;
 ends)
     serve

@@ -6,13 +6,16 @@ use std::rc::Rc;
 use ubcache_env::Task;
 use ubcache_env::local::join_all;
 use ubcache_host::HostEnv;
-use ubcache_ublk::features::USER_RECOVERY;
+use ubcache_ublk::features::{QUIESCE, USER_RECOVERY};
 use ubcache_ublk::{Control, ControlError, DeviceInfo, Requests};
 
 use super::driver::{Claim, Driver, block_device, claim, refused};
 use super::record;
 use crate::failure::Failure;
 use crate::log::STATE;
+
+/// Time that the driver gets to keep new requests from the daemon, in milliseconds.
+const QUIESCE_PATIENCE_MS: u64 = 10_000;
 
 /// A block device that is served.
 pub struct BlockDevice {
@@ -63,6 +66,33 @@ impl BlockDevice {
         self.requests.release();
     }
 
+    /// Has the next daemon go on with the device: answers the requests that this one was given, if
+    /// the driver can keep the others from it, and lets those that come all the same wait. There is
+    /// no way back: after this, requests go to the next daemon only.
+    pub(crate) async fn leave(&self, host: &HostEnv) {
+        if self.info.features.has(QUIESCE) {
+            let number = self.info.device;
+            let quiesced =
+                control(host, move |driver| driver.quiesce(number, QUIESCE_PATIENCE_MS)).await;
+            match quiesced {
+                Ok(()) => {
+                    self.release();
+                    // What the driver gave before is in the ring, and begins within two turns.
+                    host.nop().await;
+                    host.nop().await;
+                }
+                Err(failure) => tracing::warn!(
+                    target: STATE,
+                    export = self.export,
+                    device = %self.path().display(),
+                    "requests that the daemon holds are left to the next one: {failure:#}"
+                ),
+            }
+            self.requests.idle().await;
+        }
+        self.hold().await;
+    }
+
     /// Removes the device, unless somebody uses it.
     pub(crate) async fn end(&self, host: &HostEnv, in_use: InUse) -> Result<DeviceEnd, Failure> {
         let (number, path) = (self.info.device, self.path());
@@ -72,7 +102,7 @@ impl BlockDevice {
             return Ok(DeviceEnd::Refused);
         }
         if is_busy && in_use == InUse::Keep && self.info.features.has(USER_RECOVERY) {
-            self.hold().await;
+            self.leave(host).await;
             let path = self.path();
             tracing::warn!(
                 target: STATE,

@@ -308,6 +308,12 @@ impl<W: World> Daemon<W> {
         join_all(devices.iter().map(|device| device.hold())).await;
     }
 
+    /// Leaves all block devices to another program, which is certain to come.
+    pub(crate) async fn leave_block_devices(&self) {
+        let (devices, host) = (self.block_devices(), self.world.host());
+        join_all(devices.iter().map(|device| device.leave(host))).await;
+    }
+
     /// Goes on after [`Daemon::hold_block_devices`].
     pub(crate) fn release_block_devices(&self) {
         self.block_devices().iter().for_each(|device| device.release());
