@@ -91,7 +91,8 @@ impl HostFile {
 
     fn new(env: &HostEnv, path: PathBuf, opened: Opened) -> HostFile {
         let Opened { fd, is_block_device, direct, limits, alignment } = opened;
-        let copied = !direct || sys::is_in_memory(&fd);
+        // The node of a block device is in memory: that says nothing about the device.
+        let copied = !direct || !is_block_device && sys::is_in_memory(&fd);
         HostFile {
             env: env.clone(),
             fd: Rc::new(fd),
