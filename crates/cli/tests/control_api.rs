@@ -88,6 +88,47 @@ fn a_set_is_read_changed_and_stopped_over_http() {
     });
 }
 
+/// The API lists the devices of the machine as the command does, from a thread of its own: the set
+/// serves meanwhile.
+#[test]
+fn devices_are_listed_as_the_command_lists_them() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16, 16], &[]);
+    let daemon = Daemon::start("pool", directory.path(), &cache, &backings, &[]);
+    // A place where commands look.
+    let runtime = directory.path().join("runtime");
+    std::fs::create_dir(&runtime).expect("a directory");
+    let sockets = daemon.control.parent().expect("a directory");
+    std::os::unix::fs::symlink(sockets, runtime.join("ubcache")).expect("a link");
+    let found = runtime.join("ubcache").join(daemon.control.file_name().expect("a name"));
+    let ours = |mut listing: serde_json::Value| {
+        // Loop devices of other tests come and go.
+        let devices = listing["devices"].as_array_mut().expect("devices");
+        let prefix = text(directory.path());
+        devices.retain(|it| it["path"].as_str().is_some_and(|path| path.starts_with(prefix)));
+        let keys: Vec<String> = listing.as_object().expect("an object").keys().cloned().collect();
+        let text = listing["devices"].to_string().replace(text(&found), text(&daemon.control));
+        (keys, text)
+    };
+    let output = ubcache().args(["list", "--json"]).env("XDG_RUNTIME_DIR", &runtime).output();
+    let by_command = serde_json::from_slice(&output.expect("ubcache runs").stdout).expect("JSON");
+    let response = http::ask(&daemon.control, "GET", "/v1/devices", "");
+    assert_eq!(response.status, 200, "{response:?}");
+    let by_api = response.json();
+    let listed = by_api["devices"].as_array().expect("devices");
+    let cached = listed.iter().find(|it| it["path"] == text(&cache)).expect("the cache is listed");
+    assert_eq!(cached["user"]["control"], text(&daemon.control));
+    assert_eq!(ours(by_api.clone()), ours(by_command));
+    // Many at once: each gets its list, and the set answers.
+    let many: Vec<UnixStream> =
+        (0..8).map(|_| http::send(&daemon.control, "GET", "/v1/devices", "")).collect();
+    assert_eq!(daemon.status()["sets"][0]["state"], "running");
+    for stream in many {
+        assert_eq!(http::response(stream).status, 200);
+    }
+    daemon.stop();
+}
+
 /// A mistake in a request: the status code, and words that say where it is and what is right.
 #[test]
 fn mistakes_are_named_and_change_nothing() {

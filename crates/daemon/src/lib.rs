@@ -16,6 +16,7 @@
 //! | [`served`] | the running set, its clients, its report |
 //! | [`clients`] | limits on clients |
 //! | [`control`] | the control protocol, client and daemon |
+//! | [`list`] | devices of this machine that belong to sets |
 //! | [`page`] | the status page for browsers |
 //! | [`ublk`] | block devices of the kernel for volumes that are served |
 //! | [`vhost_user`] | disks of virtual machines |
@@ -38,6 +39,7 @@ pub mod config;
 pub mod config_file;
 pub mod control;
 pub mod failure;
+pub mod list;
 pub mod log;
 pub mod open;
 pub mod page;

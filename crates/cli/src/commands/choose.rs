@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ubcache_daemon::control::{ControlRequest, ask, denied, find_sockets, socket_directories};
-use ubcache_daemon::served::report::{Report, SetReport};
+pub use ubcache_daemon::control::report;
+use ubcache_daemon::control::{denied, find_sockets, socket_directories};
+use ubcache_daemon::served::report::SetReport;
 use ubcache_daemon::{Code, Failure};
 
 /// Options that choose a daemon.
@@ -80,14 +81,6 @@ fn name_of(socket: &Path) -> String {
         format!("set {} ({})", set.id(), exports.join(", "))
     });
     sets.collect::<Vec<_>>().join(", ")
-}
-
-/// The report of the daemon behind a socket.
-pub fn report(socket: &Path) -> Result<Report, Failure> {
-    let value = ask(socket, &ControlRequest::Status)?;
-    serde_json::from_value(value).map_err(|error| {
-        Failure::refused(socket, format_args!("the daemon's report is unreadable: {error}"))
-    })
 }
 
 fn serves(set: &SetReport, name: &str) -> bool {

@@ -2,11 +2,9 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
 use ubcache_daemon::Failure;
-use ubcache_daemon::ublk::driver::{
-    Claim, Driver, block_device, claim, devices, is_running, refused,
-};
+use ubcache_daemon::ublk::driver::{Claim, Driver, block_device, claim, is_running, refused};
+use ubcache_daemon::ublk::listed::{ListedBlockDevice, all};
 use ubcache_daemon::ublk::record;
 
 use super::{print, visible};
@@ -59,18 +57,6 @@ pub struct RemoveArgs {
     force: bool,
 }
 
-/// A device, for people and scripts.
-#[derive(Serialize, Debug)]
-pub(super) struct Listed {
-    path: String,
-    device: u32,
-    state: &'static str,
-    /// Process that serves it, or did so last.
-    process: u32,
-    /// Name of the export, if ubcache made the device.
-    export: Option<String>,
-}
-
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.task {
@@ -82,30 +68,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// All devices of this machine.
-pub(super) fn all() -> Result<Vec<Listed>, Failure> {
-    let found = devices(&Driver::open()?).map_err(|error| refused(&error))?;
-    let listed = found.into_iter().map(|info| Listed {
-        path: block_device(info.device).display().to_string(),
-        device: info.device,
-        state: info.state.word(),
-        process: info.pid,
-        export: record::export_of(info.device),
-    });
-    Ok(listed.collect())
-}
-
-fn as_json(listed: &[Listed]) -> String {
+fn as_json(listed: &[ListedBlockDevice]) -> String {
     serde_json::to_string_pretty(&serde_json::json!({ "devices": listed }))
         .expect("plain data always serializes")
         + "\n"
 }
 
 /// A line for each device.
-pub(super) fn as_text(listed: &[Listed]) -> String {
+pub(super) fn as_text(listed: &[ListedBlockDevice]) -> String {
     let mut text = String::new();
     for device in listed {
-        let Listed { path, state, process, export, .. } = device;
+        let ListedBlockDevice { path, state, process, export, .. } = device;
         let export = export
             .as_deref()
             .map_or("another program".to_owned(), |name| format!("export {}", visible(name)));

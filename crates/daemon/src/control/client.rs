@@ -15,6 +15,7 @@ use super::process::{ConfigChanges, ProcessRequest};
 use super::refusal::{ErrorBody, Refusal};
 use super::request::ControlRequest;
 use crate::failure::{Code, Failure};
+use crate::served::report::Report;
 
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -41,6 +42,14 @@ pub fn ask(socket: &Path, request: &ControlRequest) -> Result<Value, Failure> {
     let daemon = Asking { socket, word: request.word() };
     let answer = daemon.call(daemon.call_for(request)?)?;
     Ok(plain(request, answer))
+}
+
+/// The report of the daemon behind a control socket.
+pub fn report(socket: &Path) -> Result<Report, Failure> {
+    let value = ask(socket, &ControlRequest::Status)?;
+    serde_json::from_value(value).map_err(|error| {
+        Failure::refused(socket, format_args!("the daemon's report is unreadable: {error}"))
+    })
 }
 
 /// The answer without the key under which HTTP has it.

@@ -28,7 +28,7 @@ pub mod request;
 pub mod sockets;
 
 pub use api::Api;
-pub use client::{ask, ask_process, denied};
+pub use client::{ask, ask_process, denied, report};
 pub use mailbox::{Mailroom, SetHandle, mailbox, serve_mailbox};
 pub use refusal::Refusal;
 pub use registry::Registry;

@@ -35,6 +35,14 @@ impl ControlSocket {
         &self.place
     }
 
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        match &self.place {
+            ListenAddress::Unix { path, .. } | ListenAddress::Passed(path) => path,
+            ListenAddress::Tcp(_) => unreachable!("control sockets are unix sockets"),
+        }
+    }
+
     /// A descriptor of it, for another thread or another program.
     pub(crate) fn descriptor(&self) -> std::io::Result<OwnedFd> {
         self.fd.try_clone()

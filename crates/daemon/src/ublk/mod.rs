@@ -6,6 +6,7 @@
 //! | [`driver`] | the control device of the kernel's driver |
 //! | `start` | finding, making and recovering of a device |
 //! | [`device`] | a device that is served, and its end |
+//! | [`listed`] | devices of the driver, of any program |
 //! | `volumes` | devices of the volumes of a set |
 //! | `record` | a file for each device, which udev names it by |
 //!
@@ -15,6 +16,7 @@
 
 pub mod device;
 pub mod driver;
+pub mod listed;
 pub mod options;
 pub mod record;
 mod start;

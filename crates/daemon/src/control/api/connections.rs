@@ -233,9 +233,9 @@ mod tests {
         let (busy, mut answering) = watch::channel(0);
         let serving = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime
-                .expect("a runtime")
-                .block_on(async { serve(listener, Fleet::new(registry), phases, busy).await });
+            runtime.expect("a runtime").block_on(async {
+                serve(listener, Fleet::new(registry, "none".as_ref()), phases, busy).await
+            });
         });
         let connect = || {
             let mut stream = UnixStream::connect(&path).expect("it listens");

@@ -1,8 +1,11 @@
 //! Requests to one set of this process, or to all of them.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::pace::Pace;
@@ -11,22 +14,32 @@ use crate::control::process::{ProcessAnswer, ProcessRequest};
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::registry::Registry;
 use crate::control::request::ControlRequest;
+use crate::list::{Daemons, Listing};
 use crate::served::health::Health;
 use crate::served::report::{Report, SetReport};
 
 /// Time for the report of a set. A set that takes longer is reported as one that does not answer.
 const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Time for a list of devices that another client has asked for. A device that does not answer
+/// holds up lists for ever.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The sets of this process.
 #[derive(Clone, Debug)]
 pub(super) struct Fleet {
     pub(super) registry: Registry,
     pub(super) pace: Pace,
+    /// The control socket.
+    socket: Arc<Path>,
+    /// Held by the thread that makes a list of devices: there is one at a time.
+    listing: Arc<Mutex<()>>,
 }
 
 impl Fleet {
-    pub(super) fn new(registry: Registry) -> Fleet {
-        Fleet { registry, pace: Pace::new(Instant::now()) }
+    pub(super) fn new(registry: Registry, socket: &Path) -> Fleet {
+        let pace = Pace::new(Instant::now());
+        Fleet { registry, pace, socket: socket.into(), listing: Arc::default() }
     }
 
     /// Asks the set that serves an export.
@@ -59,6 +72,26 @@ impl Fleet {
         }
         all.sets.extend(self.registry.not_served());
         all
+    }
+
+    /// Lists the devices of this machine. They are read on a thread of its own, which a device that
+    /// does not answer holds up, and nothing else.
+    pub(super) async fn list(&self) -> Result<Listing, Refusal> {
+        let busy = || Refusal::new(Kind::Busy, "another list of devices is being made");
+        let turn = timeout_at(Instant::now() + LIST_PATIENCE, self.listing.clone().lock_owned());
+        let turn = turn.await.map_err(|_| busy().advice("a device does not answer: see dmesg"))?;
+        let (sets, socket) = (self.report().await.sets, self.socket.clone());
+        let (send, listed) = oneshot::channel();
+        let started = std::thread::Builder::new().name("list".to_owned()).spawn(move || {
+            let listing = Listing::of_machine(Daemons::find_beside(&socket, sets));
+            drop(turn);
+            // The client may have gone.
+            let _ = send.send(listing);
+        });
+        started.map_err(|error| {
+            Refusal::new(Kind::Failed, format_args!("can't start a thread: {error}"))
+        })?;
+        listed.await.map_err(|_| Refusal::new(Kind::Failed, "the list of devices has failed"))
     }
 
     /// Asks the process about its configuration files.

@@ -76,6 +76,7 @@ impl Api {
                 format_args!("can't start the thread that serves it: {error}"),
             )
         };
+        let path = socket.path().to_owned();
         let listener = UnixListener::from(socket.descriptor().map_err(failed)?);
         listener.set_nonblocking(true).map_err(failed)?;
         let (phase, phases) = watch::channel(Phase::Open);
@@ -92,7 +93,7 @@ impl Api {
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 runtime.block_on(async {
-                    let fleet = Fleet::new(registry);
+                    let fleet = Fleet::new(registry, &path);
                     if let Some(page) = page {
                         let readers = browsers::serve(page, fleet.clone(), phases.clone());
                         tokio::spawn(readers);

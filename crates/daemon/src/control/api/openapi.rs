@@ -15,6 +15,7 @@ use super::forms::{
 use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::process::ConfigChanges;
 use crate::control::refusal::{ErrorBody, Kind};
+use crate::list::Listing;
 use crate::served::advice::report::AdviceReport;
 use crate::served::maps::{BucketsReport, CELLS, CELLS_MAX, VolumeMapReport};
 use crate::served::report::Report;
@@ -102,6 +103,7 @@ const NOTHING: &str = "Nothing";
 pub(super) const OPERATIONS: &[Operation] = &[
     look("/v1/status", "The report of `ubcache status --json`.", Form::Named("Report")),
     look("/v1/metrics", "The numbers of the report as OpenMetrics text.", Form::Metrics),
+    look("/v1/devices", "The list of `ubcache list --json`.", Form::Named("Listing")),
     look("/v1/openapi.json", "This document.", Form::Document),
     look("/v1/sets", "The sets, by their names.", Form::Named("Sets")),
     look("/v1/volumes", "The report on all volumes.", Form::Named("Volumes")),
@@ -412,6 +414,7 @@ pub fn document() -> Value {
     form::<VolumeMapReport>(&mut forms);
     form::<BucketsReport>(&mut forms);
     form::<AdviceReport>(&mut forms);
+    form::<Listing>(&mut forms);
     let components = ComponentsBuilder::new().schemas_from_iter(forms).build();
     let mut components = serde_json::to_value(components).expect("plain data always serializes");
     for (kind, words) in REFUSALS {

@@ -34,6 +34,7 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route("/v1/openapi.json", get(openapi_json))
         .route("/v1/status", get(status))
         .route("/v1/metrics", get(metrics))
+        .route("/v1/devices", get(devices))
         .route("/v1/stop", post(stop))
         .route("/v1/upgrade", post(upgrade))
         .route("/v1/config/diff", get(config_diff))
@@ -178,6 +179,10 @@ async fn openapi_json() -> Response {
 
 async fn status(State(fleet): State<Fleet>) -> Response {
     ok(&fleet.report().await)
+}
+
+async fn devices(State(fleet): State<Fleet>) -> Given {
+    Ok(ok(&fleet.list().await?))
 }
 
 async fn metrics(State(fleet): State<Fleet>) -> Response {
@@ -482,7 +487,8 @@ mod tests {
             let (stream, _other) = tokio::net::UnixStream::pair().expect("sockets");
             let (busy, _busy) = tokio::sync::watch::channel(0);
             let connection = Connection::new(stream, busy);
-            let service = TowerToHyperService::new(router(Fleet::new(Default::default())));
+            let service =
+                TowerToHyperService::new(router(Fleet::new(Default::default(), "none".as_ref())));
             let mut ids = Vec::new();
             for operation in OPERATIONS {
                 ids.push(operation.id());

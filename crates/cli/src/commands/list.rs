@@ -1,22 +1,13 @@
 //! `ubcache list`: which devices belong to which set, by their superblocks.
-//!
-//! | module | holds |
-//! |---|---|
-//! | `devices` | finding devices, and reading what they are |
-//! | `users` | the daemon or driver that has a device |
-
-mod devices;
-mod users;
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use ubcache_daemon::list::devices::ListedDevice;
+use ubcache_daemon::list::{Daemons, Listing};
 use ubcache_daemon::size::show_size;
 use ubcache_daemon::{Code, Failure};
 
-use self::devices::Listed;
-use self::users::Daemons;
 use super::{complain, print, visible};
 
 /// List the devices of this machine that belong to cache sets, by their superblocks
@@ -42,46 +33,13 @@ pub struct Args {
     json: bool,
 }
 
-/// The whole list.
-#[derive(Serialize, Debug)]
-struct Listing {
-    devices: Vec<Listed>,
-    /// Block devices of the kernel that daemons serve, or that wait for theirs.
-    block_devices: Vec<super::ublk::Listed>,
-    problems: Vec<Problem>,
-}
-
-/// A device that can't be listed, or not as it is.
-#[derive(Serialize, Debug)]
-struct Problem {
-    path: PathBuf,
-    why: String,
-    #[serde(skip)]
-    code: Code,
-}
-
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let (daemons, mut problems) = Daemons::find();
     let named = !args.devices.is_empty();
-    let paths = if named { args.devices.clone() } else { devices::all(&daemons, &mut problems) };
-    let mut devices: Vec<Listed> = Vec::new();
-    for path in &paths {
-        match devices::look(path, named) {
-            Ok(None) => {}
-            Ok(Some((mut device, misfit))) => {
-                device.user = daemons.user_of(path, &device);
-                let twin = devices.iter().find(|other| other.uuid == device.uuid);
-                device.same_uuid_as = twin.map(|other| other.path.clone());
-                devices.push(device);
-                problems.extend(misfit.map(|why| Problem::new(path, &why)));
-            }
-            Err(why) => problems.push(Problem::new(path, &why)),
-        }
-    }
-    // Without the driver, or without rights to it, there are none to tell of.
-    let block_devices = if named { Vec::new() } else { super::ublk::all().unwrap_or_default() };
-    let listing = Listing { devices, block_devices, problems };
+    let listing = match named {
+        true => Listing::of_paths(&args.devices, Daemons::find()),
+        false => Listing::of_machine(Daemons::find()),
+    };
     print(&if args.json { as_json(&listing) } else { as_text(&listing) })?;
     let Some(worst) = listing.problems.iter().map(|problem| problem.code).max_by_key(|c| *c as u8)
     else {
@@ -95,12 +53,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     } else {
         Code::Refused
     }))
-}
-
-impl Problem {
-    fn new(path: &std::path::Path, why: &Failure) -> Problem {
-        Problem { path: path.to_owned(), why: why.to_string(), code: why.code }
-    }
 }
 
 fn as_json(listing: &Listing) -> String {
@@ -117,7 +69,7 @@ fn as_text(listing: &Listing) -> String {
     text
 }
 
-fn devices_as_text(devices: &[Listed]) -> String {
+fn devices_as_text(devices: &[ListedDevice]) -> String {
     let mut sets: Vec<&str> = Vec::new();
     for device in devices {
         let set = device.set_uuid.as_deref().unwrap_or_default();
@@ -127,7 +79,7 @@ fn devices_as_text(devices: &[Listed]) -> String {
     }
     // Devices without a set come last.
     sets.sort_by_key(|set| set.is_empty());
-    let width = |text: fn(&Listed) -> String| {
+    let width = |text: fn(&ListedDevice) -> String| {
         devices.iter().map(|device| text(device).chars().count()).max().unwrap_or(0)
     };
     let (paths, states) = (width(path), width(state));
@@ -165,11 +117,11 @@ fn devices_as_text(devices: &[Listed]) -> String {
     text
 }
 
-fn path(device: &Listed) -> String {
+fn path(device: &ListedDevice) -> String {
     visible(&device.path.display().to_string())
 }
 
-fn state(device: &Listed) -> String {
+fn state(device: &ListedDevice) -> String {
     match &device.mode {
         Some(mode) => format!("{}, {mode}", device.state),
         None => device.state.to_owned(),

@@ -4,45 +4,59 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use ubcache_daemon::Failure;
-use ubcache_daemon::open::probe::BCACHE_MAGIC;
-use ubcache_daemon::open::superblock::{ExpectedKind, parse};
-use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Target};
 use ubcache_format::{BackingState, Superblock, Uuid};
 
-use super::Problem;
-use super::users::{Daemons, User};
+use super::users::{Daemons, DeviceUser};
+use super::{ListProblem, text_if_any, text_of};
+use crate::failure::Failure;
+use crate::open::probe::BCACHE_MAGIC;
+use crate::open::superblock::{ExpectedKind, parse};
+use crate::open::target::{Access, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Target};
 
 /// A device with a superblock.
-#[derive(Serialize, Debug)]
-pub(super) struct Listed {
-    pub(super) path: PathBuf,
+#[derive(Serialize, Debug, utoipa::ToSchema)]
+pub struct ListedDevice {
+    /// Its path.
+    #[serde(serialize_with = "text_of")]
+    #[schema(value_type = String)]
+    pub path: PathBuf,
     /// `block device` or `file`.
-    pub(super) kind: &'static str,
+    #[schema(value_type = String)]
+    pub kind: &'static str,
     /// `cache` or `backing`.
-    pub(super) role: &'static str,
-    pub(super) set_uuid: Option<String>,
-    pub(super) uuid: String,
-    pub(super) label: Option<String>,
+    #[schema(value_type = String)]
+    pub role: &'static str,
+    /// UUID of its set, if it has one.
+    pub set_uuid: Option<String>,
+    /// Its own.
+    pub uuid: String,
+    /// Label of a backing device.
+    pub label: Option<String>,
     /// State of a backing device, or `new` or `started` of a cache device.
-    pub(super) state: &'static str,
+    #[schema(value_type = String)]
+    pub state: &'static str,
     /// Cache mode of a backing device.
-    pub(super) mode: Option<&'static str>,
-    pub(super) size_bytes: u64,
-    pub(super) user: Option<User>,
+    #[schema(value_type = Option<String>)]
+    pub mode: Option<&'static str>,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The one that has it open.
+    pub user: Option<DeviceUser>,
     /// A device before this one that has the same UUID: the same device, or a copy of it.
-    pub(super) same_uuid_as: Option<PathBuf>,
+    #[serde(serialize_with = "text_if_any")]
+    #[schema(value_type = Option<String>)]
+    pub same_uuid_as: Option<PathBuf>,
 }
 
-impl Listed {
+impl ListedDevice {
     /// Returns true if the data of this disk may be in a cache.
-    pub(super) fn needs_cache(&self) -> bool {
+    pub fn needs_cache(&self) -> bool {
         self.role == "backing" && matches!(self.state, "clean" | "dirty")
     }
 }
 
 /// All block devices with a size, and the files that daemons serve.
-pub(super) fn all(daemons: &Daemons, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+pub(super) fn all(daemons: &Daemons, problems: &mut Vec<ListProblem>) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     match fs::read_dir("/sys/class/block") {
         Ok(entries) => {
@@ -56,7 +70,7 @@ pub(super) fn all(daemons: &Daemons, problems: &mut Vec<Problem>) -> Vec<PathBuf
         Err(error) => {
             let path = Path::new("/sys/class/block");
             let why = format_args!("can't list the block devices: {error}");
-            problems.push(Problem::new(path, &Failure::refused(path, why)));
+            problems.push(ListProblem::new(path, &Failure::refused(path, why)));
         }
     }
     paths.extend(daemons.files());
@@ -66,8 +80,8 @@ pub(super) fn all(daemons: &Daemons, problems: &mut Vec<Problem>) -> Vec<PathBuf
 }
 
 /// The node of a block device, by its directory in sysfs; none if it has no content: a loop device
-/// without a file, a drive without a medium.
-fn node(sysfs: &Path) -> Result<Option<PathBuf>, Problem> {
+/// without a file, a drive without a medium. Those of ublk are left out: volumes, not devices.
+fn node(sysfs: &Path) -> Result<Option<PathBuf>, ListProblem> {
     let read = |name: &str| fs::read_to_string(sysfs.join(name)).unwrap_or_default();
     if read("size").trim() == "0" {
         return Ok(None);
@@ -75,19 +89,26 @@ fn node(sysfs: &Path) -> Result<Option<PathBuf>, Problem> {
     let uevent = read("uevent");
     let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
     let Some(name) = name else { return Ok(None) };
+    // A read of a block device of ublk that waits for its daemon waits as well.
+    if name.starts_with("ublkb") {
+        return Ok(None);
+    }
     let node = Path::new("/dev").join(name);
     // A read would wait until the device is resumed.
     if read("dm/suspended").trim() == "1" {
         let why = Failure::refused(&node, "not read: the device is suspended")
             .advice("`dmsetup resume` ends that");
-        return Err(Problem::new(&node, &why));
+        return Err(ListProblem::new(&node, &why));
     }
     Ok(Some(node))
 }
 
 /// A device and its superblock; nothing if it has none and need not have one. With it comes the
 /// reason why it could not be served.
-pub(super) fn look(path: &Path, named: bool) -> Result<Option<(Listed, Option<Failure>)>, Failure> {
+pub(super) fn look(
+    path: &Path,
+    named: bool,
+) -> Result<Option<(ListedDevice, Option<Failure>)>, Failure> {
     let target = Target::open(path, Access::Look)?;
     target.forget_superblock();
     let mut bytes = vec![0; SUPERBLOCK_BYTES];
@@ -102,7 +123,7 @@ pub(super) fn look(path: &Path, named: bool) -> Result<Option<(Listed, Option<Fa
     Ok(Some((listed(&target, &superblock), misfit)))
 }
 
-fn listed(target: &Target, superblock: &Superblock) -> Listed {
+fn listed(target: &Target, superblock: &Superblock) -> ListedDevice {
     let is_cache = superblock.is_cache();
     let state = match (is_cache, superblock.state()) {
         (true, _) => ["new", "started"][usize::from(superblock.sync())],
@@ -114,7 +135,7 @@ fn listed(target: &Target, superblock: &Superblock) -> Listed {
     };
     let label = superblock.label_str();
     let has_set = superblock.set_uuid != Uuid::default();
-    Listed {
+    ListedDevice {
         path: target.path.clone(),
         kind: if target.is_block_device { "block device" } else { "file" },
         role: if is_cache { "cache" } else { "backing" },

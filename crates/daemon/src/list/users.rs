@@ -6,21 +6,22 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use ubcache_daemon::control::{denied, find_sockets};
-use ubcache_daemon::served::report::SetReport;
 use ubcache_host::sysfs_directory;
 
-use super::super::choose::report;
-use super::Problem;
-use super::devices::Listed;
+use super::devices::ListedDevice;
+use super::{ListProblem, text_of};
+use crate::control::{denied, find_sockets, report};
+use crate::served::report::SetReport;
 
 /// Something that has a device open.
-#[derive(Serialize, Debug)]
+#[derive(Serialize, Debug, utoipa::ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
-pub(super) enum User {
+pub enum DeviceUser {
     /// A daemon.
     Ubcache {
         /// Its control socket.
+        #[serde(serialize_with = "text_of")]
+        #[schema(value_type = String)]
         control: PathBuf,
     },
     /// bcache in the kernel.
@@ -36,31 +37,49 @@ pub(super) enum User {
     },
 }
 
-impl fmt::Display for User {
+impl fmt::Display for DeviceUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            User::Ubcache { control } => write!(f, "ubcache ({})", control.display()),
-            User::KernelBcache { device: Some(device) } => write!(f, "the kernel's {device}"),
-            User::KernelBcache { device: None } => write!(f, "the kernel's bcache"),
-            User::BlockDevice { name } => write!(f, "/dev/{name}"),
+            DeviceUser::Ubcache { control } => write!(f, "ubcache ({})", control.display()),
+            DeviceUser::KernelBcache { device: Some(device) } => write!(f, "the kernel's {device}"),
+            DeviceUser::KernelBcache { device: None } => write!(f, "the kernel's bcache"),
+            DeviceUser::BlockDevice { name } => write!(f, "/dev/{name}"),
         }
     }
 }
 
 /// All daemons of this machine that answer.
-pub(super) struct Daemons(Vec<(PathBuf, Vec<SetReport>)>);
+#[derive(Debug)]
+pub struct Daemons(Vec<(PathBuf, Vec<SetReport>)>);
 
 impl Daemons {
     /// Asks them; with the reasons why some could not be asked.
-    pub(super) fn find() -> (Daemons, Vec<Problem>) {
+    pub fn find() -> (Daemons, Vec<ListProblem>) {
+        Daemons::find_others(|_| false, Vec::new())
+    }
+
+    /// Asks the others, for the daemon at a control socket that has these sets.
+    pub(crate) fn find_beside(socket: &Path, sets: Vec<SetReport>) -> (Daemons, Vec<ListProblem>) {
+        let own = fs::metadata(socket).ok();
+        let is_own = |other: &Path| {
+            let other = fs::metadata(other).ok();
+            own.as_ref().zip(other).is_some_and(|(own, other)| is_same(own, &other))
+        };
+        Daemons::find_others(is_own, vec![(socket.to_owned(), sets)])
+    }
+
+    fn find_others(
+        is_known: impl Fn(&Path) -> bool,
+        known: Vec<(PathBuf, Vec<SetReport>)>,
+    ) -> (Daemons, Vec<ListProblem>) {
         let sockets = find_sockets();
-        let mut problems: Vec<Problem> =
-            sockets.denied.iter().map(|path| Problem::new(path, &denied(path))).collect();
-        let mut daemons = Vec::new();
-        for socket in sockets.live {
+        let mut problems: Vec<ListProblem> =
+            sockets.denied.iter().map(|path| ListProblem::new(path, &denied(path))).collect();
+        let mut daemons = known;
+        for socket in sockets.live.into_iter().filter(|socket| !is_known(socket)) {
             match report(&socket) {
                 Ok(report) => daemons.push((socket, report.sets)),
-                Err(why) => problems.push(Problem::new(&socket, &why)),
+                Err(why) => problems.push(ListProblem::new(&socket, &why)),
             }
         }
         (Daemons(daemons), problems)
@@ -74,7 +93,7 @@ impl Daemons {
     }
 
     /// User of a device.
-    pub(super) fn user_of(&self, path: &Path, device: &Listed) -> Option<User> {
+    pub(super) fn user_of(&self, path: &Path, device: &ListedDevice) -> Option<DeviceUser> {
         let metadata = fs::metadata(path).ok()?;
         let has = |set: &SetReport| {
             paths(set).any(|(served, uuid)| match Path::new(served) {
@@ -87,7 +106,7 @@ impl Daemons {
         };
         let daemon = self.0.iter().find(|(_, sets)| sets.iter().any(has));
         daemon
-            .map(|(socket, _)| User::Ubcache { control: socket.clone() })
+            .map(|(socket, _)| DeviceUser::Ubcache { control: socket.clone() })
             .or_else(|| kernel_user(&metadata))
     }
 }
@@ -104,14 +123,14 @@ fn is_same(a: &Metadata, b: &Metadata) -> bool {
 }
 
 /// Driver or block device that has a device, by sysfs.
-fn kernel_user(metadata: &Metadata) -> Option<User> {
+fn kernel_user(metadata: &Metadata) -> Option<DeviceUser> {
     let sysfs = sysfs_directory(metadata)?;
     if sysfs.join("bcache").is_dir() {
         let above = fs::read_link(sysfs.join("bcache/dev")).ok();
         let device = above.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-        return Some(User::KernelBcache { device });
+        return Some(DeviceUser::KernelBcache { device });
     }
     let mut holders = fs::read_dir(sysfs.join("holders")).ok()?;
     let holder = holders.find_map(Result::ok)?;
-    Some(User::BlockDevice { name: holder.file_name().to_string_lossy().into_owned() })
+    Some(DeviceUser::BlockDevice { name: holder.file_name().to_string_lossy().into_owned() })
 }

@@ -1,0 +1,97 @@
+//! Devices of this machine that belong to sets, by their superblocks: `ubcache list`, and the same
+//! in the control API. Blocking calls only.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`devices`] | finding devices, and reading what they are |
+//! | [`users`] | the daemon or driver that has a device |
+
+pub mod devices;
+pub mod users;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+use self::devices::ListedDevice;
+pub use self::users::Daemons;
+use crate::failure::{Code, Failure};
+use crate::ublk::listed::{ListedBlockDevice, all as all_block_devices};
+
+/// The whole list.
+#[derive(Serialize, Debug, utoipa::ToSchema)]
+pub struct Listing {
+    /// Devices with a superblock.
+    pub devices: Vec<ListedDevice>,
+    /// Block devices of the kernel that daemons serve, or that wait for theirs.
+    pub block_devices: Vec<ListedBlockDevice>,
+    /// Devices that could not be read, or not as they are.
+    pub problems: Vec<ListProblem>,
+}
+
+/// A device that can't be listed, or not as it is.
+#[derive(Serialize, Debug, utoipa::ToSchema)]
+pub struct ListProblem {
+    /// The device, or a control socket.
+    #[serde(serialize_with = "text_of")]
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+    /// The reason.
+    pub why: String,
+    /// Exit code of a command that names the device.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub code: Code,
+}
+
+impl ListProblem {
+    fn new(path: &Path, why: &Failure) -> ListProblem {
+        ListProblem { path: path.to_owned(), why: why.to_string(), code: why.code }
+    }
+}
+
+/// A path in JSON, which knows text only: bytes that are none are replaced.
+fn text_of<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+fn text_if_any<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
+}
+
+impl Listing {
+    /// Looks at all block devices of this machine, and at the files that daemons serve.
+    pub fn of_machine((daemons, mut problems): (Daemons, Vec<ListProblem>)) -> Listing {
+        let paths = devices::all(&daemons, &mut problems);
+        // Without the driver, or without rights to it, there are none to tell of.
+        let block_devices = all_block_devices().unwrap_or_default();
+        Listing { block_devices, ..Listing::of(&paths, false, (daemons, problems)) }
+    }
+
+    /// Looks at these devices and files; one that is none of bcache's is a problem.
+    pub fn of_paths(paths: &[PathBuf], found: (Daemons, Vec<ListProblem>)) -> Listing {
+        Listing::of(paths, true, found)
+    }
+
+    fn of(
+        paths: &[PathBuf],
+        named: bool,
+        (daemons, mut problems): (Daemons, Vec<ListProblem>),
+    ) -> Listing {
+        let mut devices: Vec<ListedDevice> = Vec::new();
+        for path in paths {
+            match devices::look(path, named) {
+                Ok(None) => {}
+                Ok(Some((mut device, misfit))) => {
+                    device.user = daemons.user_of(path, &device);
+                    let twin = devices.iter().find(|other| other.uuid == device.uuid);
+                    device.same_uuid_as = twin.map(|other| other.path.clone());
+                    devices.push(device);
+                    problems.extend(misfit.map(|why| ListProblem::new(path, &why)));
+                }
+                Err(why) => problems.push(ListProblem::new(path, &why)),
+            }
+        }
+        Listing { devices, block_devices: Vec::new(), problems }
+    }
+}

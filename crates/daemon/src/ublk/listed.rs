@@ -1,0 +1,36 @@
+//! Block devices of the driver, of any program, for people and scripts.
+
+use serde::Serialize;
+
+use super::driver::{Driver, block_device, devices, refused};
+use super::record;
+use crate::failure::Failure;
+
+/// A device.
+#[derive(Serialize, Debug, utoipa::ToSchema)]
+pub struct ListedBlockDevice {
+    /// Its path.
+    pub path: String,
+    /// Its number.
+    pub device: u32,
+    /// `served`, `waits for its daemon`, `stopped`, …
+    #[schema(value_type = String)]
+    pub state: &'static str,
+    /// Process that serves it, or did so last.
+    pub process: u32,
+    /// Name of the export, if ubcache made the device.
+    pub export: Option<String>,
+}
+
+/// All devices of this machine.
+pub fn all() -> Result<Vec<ListedBlockDevice>, Failure> {
+    let found = devices(&Driver::open()?).map_err(|error| refused(&error))?;
+    let listed = found.into_iter().map(|info| ListedBlockDevice {
+        path: block_device(info.device).display().to_string(),
+        device: info.device,
+        state: info.state.word(),
+        process: info.pid,
+        export: record::export_of(info.device),
+    });
+    Ok(listed.collect())
+}
