@@ -118,7 +118,7 @@ fn block_devices() -> Vec<PathBuf> {
     };
     let nodes = entries(Path::new("/sys/class/block"));
     let nodes = nodes.iter().filter(|node| {
-        !is_one_of(&NO_DISKS, node) && has_bytes(node) && !may_wait_for_a_daemon(node)
+        !is_one_of(&NO_DISKS, node) && has_bytes(node) && !lies_over(&SERVED_BY_DAEMONS, node)
     });
     nodes.map(|node| Path::new("/dev").join(node.file_name().unwrap_or_default())).collect()
 }
@@ -132,11 +132,11 @@ fn is_one_of(names: &[&str], node: &Path) -> bool {
     })
 }
 
-/// Returns true if reads of a block device, by its directory in sysfs, may end in a daemon of ours:
-/// also those of a logical volume, an encrypted disk or an array over one.
-fn may_wait_for_a_daemon(node: &Path) -> bool {
-    is_one_of(&SERVED_BY_DAEMONS, node)
-        || entries(&node.join("slaves")).iter().any(|below| may_wait_for_a_daemon(below))
+/// Returns true if a block device, by its directory in sysfs, has one of these names and a number,
+/// or lies over such a device, as a logical volume, an encrypted disk or an array does.
+pub(crate) fn lies_over(names: &[&str], node: &Path) -> bool {
+    is_one_of(names, node)
+        || entries(&node.join("slaves")).iter().any(|below| lies_over(names, below))
 }
 
 pub(super) fn look_at(path: &Path) -> Option<Found> {
@@ -169,7 +169,7 @@ mod tests {
             let link = sysfs.path().join(above).join("slaves").join(below);
             std::os::unix::fs::symlink(sysfs.path().join(below), link).expect("a link");
         }
-        let may_wait = |name: &str| may_wait_for_a_daemon(&sysfs.path().join(name));
+        let may_wait = |name: &str| lies_over(&SERVED_BY_DAEMONS, &sysfs.path().join(name));
         for name in ["ublkb0", "ublkb0p1", "dm-0", "dm-1", "md0"] {
             assert!(may_wait(name), "{name}");
         }

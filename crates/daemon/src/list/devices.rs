@@ -8,6 +8,7 @@ use ubcache_format::{BackingState, Superblock, Uuid};
 
 use super::users::{Daemons, DeviceUser};
 use super::{ListProblem, text_if_any, text_of};
+use crate::config_file::devices::lies_over;
 use crate::failure::Failure;
 use crate::open::probe::BCACHE_MAGIC;
 use crate::open::superblock::{ExpectedKind, parse};
@@ -90,7 +91,7 @@ fn node(sysfs: &Path) -> Result<Option<PathBuf>, ListProblem> {
     let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
     let Some(name) = name else { return Ok(None) };
     // A read of a block device of ublk that waits for its daemon waits as well.
-    if name.starts_with("ublkb") {
+    if lies_over(&["ublkb"], sysfs) {
         return Ok(None);
     }
     let node = Path::new("/dev").join(name);
