@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 
 const LOADS: &[&str] =
     &["hit", "hot-hit", "ublk-hit", "miss", "write", "write-clean", "write-through"];
+/// The load of `ubcache-bench guest`: vhost-user-blk without an engine.
+const GUEST: &str = "guest-hit";
 /// A count may differ by this share from the one in the file.
 const TOLERANCE: f64 = 0.02;
 
@@ -94,14 +96,22 @@ fn compiler() -> Option<String> {
 }
 
 fn count(cargo: &str) -> Option<BTreeMap<String, f64>> {
+    let mut engine = vec!["engine", "--instructions", "--working-set", "16M"];
+    engine.extend(["--requests", "10000"]);
+    engine.extend(LOADS.iter().flat_map(|load| ["--load", load]));
+    let mut counts = counted(cargo, &engine, LOADS)?;
+    let guest = ["guest", "--instructions", "--requests", "10000"];
+    counts.extend(counted(cargo, &guest, &[GUEST])?);
+    Some(counts)
+}
+
+/// Runs the benchmark, which counts these loads.
+fn counted(cargo: &str, arguments: &[&str], loads: &[&str]) -> Option<BTreeMap<String, f64>> {
     // Without link-time optimisation, which takes minutes.
     let mut command = Command::new(cargo);
     command.args(["run", "--release", "--quiet", "--config", "profile.release.lto=\"off\""]);
     command.args(["--target-dir", "target/instructions", "-p", "ubcache-bench", "--"]);
-    command.args(["engine", "--instructions", "--working-set", "16M", "--requests", "10000"]);
-    for load in LOADS {
-        command.args(["--load", load]);
-    }
+    command.args(arguments);
     let output = command.stderr(Stdio::inherit()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut counts = BTreeMap::new();
@@ -111,7 +121,7 @@ fn count(cargo: &str) -> Option<BTreeMap<String, f64>> {
             counts.insert(load.to_owned(), count.parse().ok()?);
         }
     }
-    let all = output.status.success() && counts.len() == LOADS.len();
+    let all = output.status.success() && counts.len() == loads.len();
     if !all {
         println!("xtask: the benchmark did not count all loads: {text}");
     }

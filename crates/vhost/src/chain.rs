@@ -2,7 +2,9 @@
 
 use smallvec::SmallVec;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Address, ByteValued, VolatileMemory, VolatileSlice};
+
+use crate::places::{Memory, OutsideMemory};
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_BYTES: u64 = 16;
@@ -43,15 +45,20 @@ pub enum ChainError {
     NoStatus,
 }
 
-/// Memory of the guest outside of which a request's data is.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct OutsideMemory;
-
 /// Part of a request in the memory of the guest.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Segment {
-    at: GuestAddress,
+    at: u64,
     len: u32,
+}
+
+/// A table of descriptors.
+#[derive(Copy, Clone)]
+enum Table<'a> {
+    /// In one region of the memory, where it was found.
+    Place(VolatileSlice<'a>),
+    /// Across several.
+    Parts(u64),
 }
 
 /// The descriptors of a request: first those that the device reads, then those that it writes.
@@ -66,25 +73,22 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Collects the chain that begins with descriptor `head` of the table.
+    /// Collects the chain that begins with descriptor `head` of the table of a ring.
     pub(crate) fn collect(
-        memory: &GuestMemoryMmap,
-        table: GuestAddress,
-        size: u16,
+        memory: &Memory,
+        table: VolatileSlice<'_>,
         head: u16,
     ) -> Result<Chain, ChainError> {
         let mut chain =
             Chain { head, segments: SmallVec::new(), readable: 0, read_bytes: 0, write_bytes: 0 };
-        let (mut table, mut count, mut index) = (table, u32::from(size), head);
+        let count = (table.len() as u64 / DESCRIPTOR_BYTES) as u32;
+        let (mut table, mut count, mut index) = (Table::Place(table), count, head);
         let mut is_indirect = false;
         loop {
             if u32::from(index) >= count {
                 return Err(ChainError::Index { index, count });
             }
-            let outside = ChainError::Outside(table.raw_value());
-            let at = table.checked_add(u64::from(index) * DESCRIPTOR_BYTES).ok_or(outside)?;
-            let descriptor = read_descriptor(memory, at)
-                .map_err(|OutsideMemory| ChainError::Outside(at.raw_value()))?;
+            let descriptor = table.descriptor(memory, index)?;
             if descriptor.refers_to_indirect_table() {
                 let bytes = descriptor.len();
                 let is_whole = bytes > 0 && u64::from(bytes).is_multiple_of(DESCRIPTOR_BYTES);
@@ -92,7 +96,8 @@ impl Chain {
                     return Err(ChainError::Indirect { bytes });
                 }
                 is_indirect = true;
-                (table, count, index) = (descriptor.addr(), bytes / DESCRIPTOR_BYTES as u32, 0);
+                table = Table::find(memory, descriptor.addr().raw_value(), bytes);
+                (count, index) = (bytes / DESCRIPTOR_BYTES as u32, 0);
                 continue;
             }
             let limit = count.min(SEGMENTS_MAX as u32);
@@ -122,7 +127,7 @@ impl Chain {
             &mut self.read_bytes
         };
         *total = total.checked_add(len).ok_or(ChainError::TooManyBytes)?;
-        self.segments.push(Segment { at: descriptor.addr(), len });
+        self.segments.push(Segment { at: descriptor.addr().raw_value(), len });
         Ok(())
     }
 
@@ -141,63 +146,74 @@ impl Chain {
         self.write_bytes
     }
 
+    /// Bytes of all its parts.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.read_bytes) + u64::from(self.write_bytes)
+    }
+
+    /// The first 16 bytes that the device reads, the first one in the lowest place. Hot: mostly they
+    /// are one descriptor's.
+    pub(crate) fn header(&self, memory: &Memory) -> Result<u128, OutsideMemory> {
+        let first = self.segments[..self.readable].first().filter(|first| first.len >= 16);
+        if let Some(place) = first.and_then(|first| memory.slice(first.at, 16))
+            && let Ok(header) = place.get_ref::<u128>(0)
+        {
+            return Ok(u128::from_le(header.load()));
+        }
+        let mut header = [0; 16];
+        self.readable(memory, 0).read(&mut header)?;
+        Ok(u128::from_le_bytes(header))
+    }
+
     /// A cursor at byte `from` of what the device reads.
-    pub(crate) fn readable<'a>(&'a self, memory: &'a GuestMemoryMmap, from: u32) -> Cursor<'a> {
+    pub(crate) fn readable<'a>(&'a self, memory: &'a Memory, from: u32) -> Cursor<'a> {
         Cursor { memory, segments: &self.segments[..self.readable], offset: 0 }.after(from)
     }
 
     /// A cursor at byte `from` of what the device writes.
-    pub(crate) fn writable<'a>(&'a self, memory: &'a GuestMemoryMmap, from: u32) -> Cursor<'a> {
+    pub(crate) fn writable<'a>(&'a self, memory: &'a Memory, from: u32) -> Cursor<'a> {
         Cursor { memory, segments: &self.segments[self.readable..], offset: 0 }.after(from)
     }
 
     /// Writes the status behind everything else.
-    pub(crate) fn write_status(
-        &self,
-        memory: &GuestMemoryMmap,
-        status: u8,
-    ) -> Result<(), OutsideMemory> {
+    pub(crate) fn write_status(&self, memory: &Memory, status: u8) -> Result<(), OutsideMemory> {
         let last = self.segments[self.readable..].iter().rfind(|segment| segment.len > 0);
         let Segment { at, len } = *last.ok_or(OutsideMemory)?;
         let at = at.checked_add(u64::from(len) - 1).ok_or(OutsideMemory)?;
-        write_at(memory, at, &[status])
+        let place = memory.slice(at, 1).ok_or(OutsideMemory)?;
+        place.get_ref::<u8>(0).map_err(|_| OutsideMemory)?.store(status);
+        Ok(())
     }
 }
 
-fn read_descriptor(
-    memory: &GuestMemoryMmap,
-    at: GuestAddress,
-) -> Result<Descriptor, OutsideMemory> {
-    match memory.get_slice(at, DESCRIPTOR_BYTES as usize) {
-        Ok(place) => place.read_obj(0).map_err(|_| OutsideMemory),
-        Err(_) => memory.read_obj(at).map_err(|_| OutsideMemory),
+impl<'a> Table<'a> {
+    fn find(memory: &'a Memory, at: u64, bytes: u32) -> Table<'a> {
+        memory.slice(at, bytes as usize).map_or(Table::Parts(at), Table::Place)
     }
-}
 
-/// Copies from the memory of the guest. Hot: mostly all of it is in one region, which is found
-/// faster than the parts of several.
-fn read_at(
-    memory: &GuestMemoryMmap,
-    at: GuestAddress,
-    into: &mut [u8],
-) -> Result<(), OutsideMemory> {
-    match memory.get_slice(at, into.len()) {
-        Ok(place) => place.read_slice(into, 0).map_err(|_| OutsideMemory),
-        Err(_) => memory.read_slice(into, at).map_err(|_| OutsideMemory),
-    }
-}
-
-/// Copies to the memory of the guest, likewise.
-fn write_at(memory: &GuestMemoryMmap, at: GuestAddress, from: &[u8]) -> Result<(), OutsideMemory> {
-    match memory.get_slice(at, from.len()) {
-        Ok(place) => place.write_slice(from, 0).map_err(|_| OutsideMemory),
-        Err(_) => memory.write_slice(from, at).map_err(|_| OutsideMemory),
+    /// A descriptor, copied once; `index` is within the table.
+    fn descriptor(&self, memory: &Memory, index: u16) -> Result<Descriptor, ChainError> {
+        let offset = u64::from(index) * DESCRIPTOR_BYTES;
+        match self {
+            Table::Place(place) => {
+                let found = place.get_ref::<Descriptor>(offset as usize);
+                found.map(|found| found.load()).map_err(|_| ChainError::Outside(offset))
+            }
+            Table::Parts(table) => {
+                let at = table.checked_add(offset).ok_or(ChainError::Outside(*table))?;
+                let mut descriptor = Descriptor::default();
+                memory
+                    .read(at, descriptor.as_mut_slice())
+                    .map_err(|OutsideMemory| ChainError::Outside(at))?;
+                Ok(descriptor)
+            }
+        }
     }
 }
 
 /// A place in the segments of a request.
 pub(crate) struct Cursor<'a> {
-    memory: &'a GuestMemoryMmap,
+    memory: &'a Memory,
     segments: &'a [Segment],
     offset: u32,
 }
@@ -218,7 +234,7 @@ impl Cursor<'_> {
     }
 
     /// The next part of at most so many bytes, which the cursor passes.
-    fn step(&mut self, bytes_max: usize) -> Result<(GuestAddress, usize), OutsideMemory> {
+    fn step(&mut self, bytes_max: usize) -> Result<(u64, usize), OutsideMemory> {
         loop {
             let (first, rest) = self.segments.split_first().ok_or(OutsideMemory)?;
             let left = (first.len - self.offset) as usize;
@@ -238,7 +254,7 @@ impl Cursor<'_> {
         while !into.is_empty() {
             let (at, len) = self.step(into.len())?;
             let (now, rest) = into.split_at_mut(len);
-            read_at(self.memory, at, now)?;
+            self.memory.read(at, now)?;
             into = rest;
         }
         Ok(())
@@ -249,7 +265,7 @@ impl Cursor<'_> {
         while !from.is_empty() {
             let (at, len) = self.step(from.len())?;
             let (now, rest) = from.split_at(len);
-            write_at(self.memory, at, now)?;
+            self.memory.write(at, now)?;
             from = rest;
         }
         Ok(())

@@ -11,11 +11,9 @@ use vm_memory::GuestMemoryMmap;
 use crate::QUEUES_MAX;
 use crate::config::{self, CONFIG_WCE, EVENT_IDX, FLUSH, PROTOCOL_FEATURES, WRITEBACK_AT};
 use crate::inflight::{InflightRegion, Notes};
+use crate::places::Memory;
 use crate::queue::{Queue, QueueError};
 use crate::request::PIECE_BYTES;
-
-/// Memory of the guest, as it was at one moment.
-pub(crate) type Memory = Rc<GuestMemoryMmap>;
 
 /// Share that this start has of the writes that starts before it have answered, and that were not
 /// flushed.
@@ -219,7 +217,7 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
 
     /// Sets the memory of the guest.
     pub fn set_memory(&self, memory: GuestMemoryMmap) {
-        let memory = Rc::new(memory);
+        let memory = Memory::new(memory);
         self.queues.iter().for_each(|queue| queue.set_memory(&memory));
     }
 
@@ -329,7 +327,6 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
         self.shared.cut.set(true);
         self.stop_all().await;
         for queue in &self.queues {
-            queue.workers().end();
             self.shared.volume.stream_ended(queue.stream(), end);
         }
     }

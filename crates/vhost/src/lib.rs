@@ -21,8 +21,10 @@
 //! | `config` | configuration space and feature bits |
 //! | `queue` | one ring: taking requests, publishing answers, stopping |
 //! | `chain` | descriptors of a request, checked |
+//! | `ring` | the ring itself, in the memory of the guest |
+//! | `places` | addresses of the guest, found in its memory |
 //! | `request` | a request, from its header to its status |
-//! | `workers` | tasks that carry requests out, used again and again |
+//! | `workers` | futures that carry requests out, used again and again |
 //! | [`inflight`] | requests in flight, in memory that outlives this process |
 //! | `signal` | a place where one task waits |
 //!
@@ -38,9 +40,11 @@ pub mod device;
 mod handler;
 pub mod inflight;
 mod memory;
+mod places;
 mod queue;
 mod relay;
 mod request;
+mod ring;
 pub mod serve;
 mod signal;
 mod workers;

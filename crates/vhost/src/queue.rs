@@ -3,7 +3,7 @@
 //! ```text
 //!          start                     stop: nothing is taken from now on
 //! Stopped ───────▶ task of the run ────────▶ waits for requests in flight ───▶ Stopped
-//!                   │ kick, or answers: publish answers, take what is there
+//!                   │ kick, or answers: publish answers, take and carry out what is there
 //!                   └ nonsense in the ring: Broken, until it is stopped
 //! ```
 //!
@@ -16,18 +16,21 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use ubcache_env::{Bell, Env, Priority, StreamError, StreamId, Volume};
-use virtio_queue::{Queue as VirtQueue, QueueOwnedT, QueueT};
-use vm_memory::GuestAddress;
 
-use crate::QUEUE_SIZE_MAX;
 use crate::chain::{Chain, ChainError};
-use crate::device::{Memory, Ring, Shared};
+use crate::device::{Ring, Shared};
 use crate::inflight::{InflightQueue, InflightRegion};
+use crate::places::Memory;
+use crate::ring::SplitRing;
 use crate::signal::Signal;
 use crate::workers::{Job, Workers};
+
+/// Bytes and requests of one turn, at most: other tasks of the thread wait for its end.
+const TURN_BYTES: u64 = 256 << 10;
+const TURN_REQUESTS: u64 = 64;
 
 /// Reasons why a queue is not served any more, until the guest sets it up again.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -51,14 +54,8 @@ pub enum QueueError {
     Kick(StreamError),
 }
 
-impl From<virtio_queue::Error> for QueueError {
-    fn from(error: virtio_queue::Error) -> QueueError {
-        QueueError::Ring(error.to_string())
-    }
-}
-
 struct State<B> {
-    ring: VirtQueue,
+    ring: SplitRing,
     memory: Option<Memory>,
     call: Option<Rc<B>>,
     error: Option<Rc<B>>,
@@ -86,14 +83,12 @@ pub(crate) struct Queue<E, V, B> {
     idle: Signal,
     /// Answers to be published: first descriptor and bytes written.
     answers: RefCell<Vec<(u16, u32)>>,
-    workers: Workers,
 }
 
 impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
     pub(crate) fn new(shared: Rc<Shared<E, V>>, index: u16, stream: StreamId) -> Queue<E, V, B> {
-        let ring = VirtQueue::new(QUEUE_SIZE_MAX).expect("the longest ring is a power of two");
         let state = State {
-            ring,
+            ring: SplitRing::new(),
             memory: None,
             call: None,
             error: None,
@@ -114,7 +109,6 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
             in_flight: Cell::new(0),
             idle: Signal::default(),
             answers: RefCell::default(),
-            workers: Workers::default(),
         }
     }
 
@@ -124,10 +118,6 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
 
     pub(crate) fn stream(&self) -> StreamId {
         self.stream
-    }
-
-    pub(crate) fn workers(&self) -> &Workers {
-        &self.workers
     }
 
     /// Returns true from its start to its stop.
@@ -147,22 +137,19 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
     /// Sets the number of descriptors.
     pub(crate) fn set_size(&self, size: u16) -> Result<(), QueueError> {
         self.check_stopped()?;
-        Ok(self.state.borrow_mut().ring.try_set_size(size)?)
+        self.state.borrow_mut().ring.set_size(size)
     }
 
     /// Sets the addresses of the ring.
     pub(crate) fn set_ring(&self, place: Ring) -> Result<(), QueueError> {
         self.check_stopped()?;
-        let ring = &mut self.state.borrow_mut().ring;
-        ring.try_set_desc_table_address(GuestAddress(place.descriptors))?;
-        ring.try_set_avail_ring_address(GuestAddress(place.available))?;
-        Ok(ring.try_set_used_ring_address(GuestAddress(place.used))?)
+        self.state.borrow_mut().ring.set_place(place)
     }
 
     /// Sets the number of the next request to take.
     pub(crate) fn set_base(&self, base: u16) -> Result<(), QueueError> {
         self.check_stopped()?;
-        self.state.borrow_mut().ring.set_next_avail(base);
+        self.state.borrow_mut().ring.set_next(base);
         Ok(())
     }
 
@@ -183,7 +170,7 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
     pub(crate) fn set_memory(&self, memory: &Memory) {
         let mut state = self.state.borrow_mut();
         state.memory = Some(memory.clone());
-        let lost = self.is_running.get() && !state.ring.is_valid(&**memory);
+        let lost = self.is_running.get() && !state.ring.map(memory);
         drop(state);
         if lost {
             self.fail(QueueError::Ring("the ring is not in the guest's memory any more".into()));
@@ -200,16 +187,14 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
         let none = || QueueError::Ring("the guest has not set its memory up".into());
         let mut state = self.state.borrow_mut();
         let memory = state.memory.clone().ok_or_else(none)?;
-        state.ring.set_ready(true);
-        if !state.ring.is_valid(&*memory) {
-            state.ring.set_ready(false);
+        if !state.ring.map(&memory) {
             return Err(QueueError::Ring("the ring is outside the guest's memory".into()));
         }
         if self.is_running.get() {
             // Another kick for the same run: its requests in flight go on.
             state.broken = false;
         } else {
-            self.begin(&mut state, &memory, region, event_idx)?;
+            self.begin(&mut state, region, event_idx)?;
         }
         drop(state);
         self.is_running.set(true);
@@ -222,13 +207,11 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
     fn begin(
         &self,
         state: &mut State<B>,
-        memory: &Memory,
         region: Option<&Rc<InflightRegion>>,
         event_idx: bool,
     ) -> Result<(), QueueError> {
         let size = state.ring.size();
-        let used = state.ring.used_idx(&**memory, std::sync::atomic::Ordering::Acquire)?.0;
-        state.ring.set_next_used(used);
+        let used = state.ring.resume()?;
         state.ring.set_event_idx(event_idx);
         state.busy = vec![false; usize::from(size)];
         state.broken = false;
@@ -237,7 +220,7 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
         if let Some(inflight) = &mut state.inflight {
             state.again = inflight.recover(used).into();
             // Requests that were taken are answered or in flight, in whatever order.
-            state.ring.set_next_avail(used.wrapping_add(state.again.len() as u16));
+            state.ring.set_next(used.wrapping_add(state.again.len() as u16));
         }
         Ok(())
     }
@@ -251,9 +234,9 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
         self.publish();
         self.is_running.set(false);
         let mut state = self.state.borrow_mut();
-        state.ring.set_ready(false);
+        state.ring.unmap();
         state.inflight = None;
-        state.ring.next_avail()
+        state.ring.next()
     }
 
     /// A request has its answer: so many bytes were written. Without: the connection has ended.
@@ -286,18 +269,17 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
     fn try_publish(&self) -> Result<(), QueueError> {
         let mut answers = self.answers.borrow_mut();
         let state = &mut *self.state.borrow_mut();
-        let Some(memory) = &state.memory else { return Ok(()) };
         for (head, written) in answers.drain(..) {
             if let Some(inflight) = &state.inflight {
                 inflight.will_publish(head);
             }
             state.busy[usize::from(head)] = false;
-            state.ring.add_used(&**memory, head, written)?;
+            state.ring.add_used(head, written)?;
             if let Some(inflight) = &state.inflight {
                 inflight.published(head, state.ring.next_used());
             }
         }
-        if state.ring.needs_notification(&**memory)?
+        if state.ring.needs_notification()?
             && let Some(call) = &state.call
         {
             call.ring();
@@ -305,36 +287,44 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
         Ok(())
     }
 
-    /// Takes all requests that are there.
-    fn take(self: &Rc<Self>) -> Result<(), QueueError> {
-        let state = &mut *self.state.borrow_mut();
-        if !state.enabled || state.broken {
-            return Ok(());
-        }
-        let Some(memory) = state.memory.clone() else { return Ok(()) };
-        while let Some(head) = state.again.pop_front() {
-            self.take_one(state, &memory, head)?;
-        }
-        loop {
-            loop {
-                let next = state.ring.iter(&*memory)?.next().map(|chain| chain.head_index());
-                let Some(head) = next else { break };
-                self.take_one(state, &memory, head)?;
-            }
-            if !state.ring.enable_notification(&*memory)? {
-                return Ok(());
+    /// Takes requests that are there, and carries each out as far as it goes without waiting.
+    /// `true`: there are more, and others get a turn first.
+    fn take(
+        self: &Rc<Self>,
+        workers: &Rc<Workers>,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, QueueError> {
+        let mut left_bytes = TURN_BYTES;
+        while let Some(job) = self.next_job()? {
+            left_bytes =
+                left_bytes.saturating_sub(job.chain.bytes().max(TURN_BYTES / TURN_REQUESTS));
+            workers.start(self, job, cx);
+            if left_bytes == 0 {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
-    fn take_one(
-        self: &Rc<Self>,
-        state: &mut State<B>,
-        memory: &Memory,
-        head: u16,
-    ) -> Result<(), QueueError> {
-        let table = GuestAddress(state.ring.desc_table());
-        let chain = Chain::collect(memory, table, state.ring.size(), head)
+    /// The next request, if there is one; otherwise the guest announces it.
+    fn next_job(&self) -> Result<Option<Job>, QueueError> {
+        let state = &mut *self.state.borrow_mut();
+        if !state.enabled || state.broken {
+            return Ok(None);
+        }
+        let Some(memory) = &state.memory else { return Ok(None) };
+        let head = match state.again.pop_front() {
+            Some(head) => head,
+            None => loop {
+                if let Some(head) = state.ring.take()? {
+                    break head;
+                }
+                if !state.ring.enable_notification()? {
+                    return Ok(None);
+                }
+            },
+        };
+        let chain = Chain::collect(memory, state.ring.descriptors()?, head)
             .map_err(|reason| QueueError::Chain { head, reason })?;
         let busy = &mut state.busy[usize::from(head)];
         if std::mem::replace(busy, true) {
@@ -344,8 +334,7 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
             inflight.begin(head);
         }
         self.in_flight.set(self.in_flight.get() + 1);
-        self.workers.start(self, Job { chain, memory: memory.clone() });
-        Ok(())
+        Ok(Some(Job { chain, memory: memory.clone() }))
     }
 
     /// Takes nothing from the ring any more.
@@ -365,6 +354,7 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
 /// Serves a run of the queue.
 async fn serve<E: Env, V: Volume, B: Bell>(queue: Rc<Queue<E, V, B>>, run: u64, kick: Rc<B>) {
     let mut rung = pin!(ring_of(kick.clone()));
+    let workers = Rc::<Workers>::default();
     let mut listens = true;
     loop {
         let mut failed = None;
@@ -392,8 +382,17 @@ async fn serve<E: Env, V: Volume, B: Bell>(queue: Rc<Queue<E, V, B>>, run: u64, 
         if let Some(error) = failed {
             queue.fail(QueueError::Kick(error));
         }
-        if let Err(error) = queue.take() {
-            queue.fail(error);
+        let taken = poll_fn(|cx| Poll::Ready(queue.take(&workers, cx))).await;
+        // Requests that had their answers at once are published with the same notification.
+        queue.work.clear();
+        queue.publish();
+        match taken {
+            Ok(false) => {}
+            Ok(true) => {
+                queue.work.set();
+                queue.shared.env.yield_now().await;
+            }
+            Err(error) => queue.fail(error),
         }
     }
 }

@@ -1,17 +1,18 @@
 //! A request of the guest: from its header to its status.
 
 use ubcache_env::bytes::{self, ByteRange};
+use ubcache_env::local::Permit;
 use ubcache_env::{Buf, Env, IoVec, Sector, SectorRange, StreamId, Volume};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES,
 };
-use vm_memory::GuestMemoryMmap;
 
-use crate::chain::{Chain, OutsideMemory};
+use crate::chain::Chain;
 use crate::config::{RANGE_SECTORS_MAX, RANGES_MAX};
 use crate::device::Shared;
+use crate::places::{Memory, OutsideMemory};
 
 const SECTOR_BYTES: u32 = 512;
 const HEADER_BYTES: u32 = 16;
@@ -44,7 +45,7 @@ impl From<ubcache_env::VolumeError> for Refused {
 /// A request with what it needs.
 pub(crate) struct Request<'a, E, V> {
     pub(crate) shared: &'a Shared<E, V>,
-    pub(crate) memory: &'a GuestMemoryMmap,
+    pub(crate) memory: &'a Memory,
     pub(crate) stream: StreamId,
     pub(crate) chain: &'a Chain,
 }
@@ -76,10 +77,10 @@ impl<E: Env, V: Volume> Request<'_, E, V> {
 
     /// Bytes that were written before the status.
     async fn carry_out(&self) -> Result<u32, Refused> {
-        let mut header = [0; HEADER_BYTES as usize];
-        self.chain.readable(self.memory, 0).read(&mut header)?;
-        let sector = u64_of(&header, 8);
-        match u32_of(&header, 0) {
+        // The kind of the request, a priority that is not used, and the first sector.
+        let header = self.chain.header(self.memory)?;
+        let sector = (header >> 64) as u64;
+        match header as u32 {
             VIRTIO_BLK_T_IN => self.read(sector).await,
             VIRTIO_BLK_T_OUT => self.write(sector).await,
             VIRTIO_BLK_T_FLUSH => {
@@ -101,6 +102,16 @@ impl<E: Env, V: Volume> Request<'_, E, V> {
             return Err(IO_ERROR);
         }
         Ok(SectorRange::new(Sector(start), sectors))
+    }
+
+    /// Permission to hold so many bytes of data.
+    async fn permit(&self, bytes: u64) -> Permit {
+        let memory = &self.shared.memory;
+        // Mostly there is room, and the way through the queue would allocate.
+        match memory.try_acquire(bytes) {
+            Some(permit) => permit,
+            None => Box::pin(memory.acquire(bytes)).await,
+        }
     }
 
     async fn read(&self, start: u64) -> Result<u32, Refused> {
@@ -130,7 +141,7 @@ impl<E: Env, V: Volume> Request<'_, E, V> {
     /// Reads the range to byte `at` of what the device writes.
     async fn read_piece(&self, range: SectorRange, at: u32) -> Result<(), Refused> {
         let Shared { volume, block_bytes, .. } = self.shared;
-        let _memory = self.shared.memory.acquire(range.bytes()).await;
+        let _memory = self.permit(range.bytes()).await;
         let wanted = ByteRange::of_sectors(range, u64::from(*block_bytes));
         let content = if wanted.is_whole() {
             volume.read(self.stream, range).await?
@@ -178,7 +189,7 @@ impl<E: Env, V: Volume> Request<'_, E, V> {
     /// may change its memory while the volume works on it (rule T0).
     async fn write_piece(&self, range: SectorRange, at: u32) -> Result<(), Refused> {
         let Shared { volume, block_bytes, .. } = self.shared;
-        let _memory = self.shared.memory.acquire(range.bytes()).await;
+        let _memory = self.permit(range.bytes()).await;
         if self.shared.is_cut() {
             return Err(IO_ERROR);
         }

@@ -21,6 +21,11 @@ impl Signal {
         }
     }
 
+    /// Takes the signal, if it is set.
+    pub(crate) fn clear(&self) {
+        self.set.set(false);
+    }
+
     /// Takes the signal; if it is not set, wakes the task of `cx` when it is.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> bool {
         if self.set.take() {

@@ -1,16 +1,21 @@
-//! Tasks that carry requests out, each one at a time, and are used again and again: a new one for
+//! Futures that carry requests out, each one at a time, and are used again and again: a new one for
 //! every request would have to be allocated, and it is large.
+//!
+//! A request is carried out in the turn of its queue as far as it goes without waiting: a hit to
+//! its end. One that has to wait goes on as a task of its own.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use ubcache_env::{Bell, Env, Priority, Volume};
 
 use crate::chain::Chain;
-use crate::device::Memory;
+use crate::places::Memory;
 use crate::queue::Queue;
 use crate::request::Request;
-use crate::signal::Signal;
 
 /// Workers without work that a queue keeps.
 const IDLE_MAX: usize = 32;
@@ -21,57 +26,74 @@ pub(crate) struct Job {
     pub(crate) memory: Memory,
 }
 
-/// A worker's slot for its next request.
+/// A worker's request: taken by its future, and none when that is done with it.
 #[derive(Default)]
 struct Slot {
-    job: RefCell<Option<Job>>,
-    changed: Signal,
+    job: Cell<Option<Job>>,
+    is_busy: Cell<bool>,
+}
+
+struct Worker {
+    slot: Rc<Slot>,
+    /// Never ends: waits for a request, without a waker, and carries it out.
+    work: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Worker {
+    fn new<E: Env, V: Volume, B: Bell>(queue: &Rc<Queue<E, V, B>>) -> Worker {
+        let slot = Rc::<Slot>::default();
+        let work = Box::pin(work(queue.clone(), slot.clone()));
+        Worker { slot, work }
+    }
+
+    /// Goes on with the request; ready when it is carried out.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = self.work.as_mut().poll(cx);
+        if self.slot.is_busy.get() { Poll::Pending } else { Poll::Ready(()) }
+    }
 }
 
 /// The workers of a queue.
 #[derive(Default)]
 pub(crate) struct Workers {
     /// Idle workers. LIFO, so that the worker with warm memory is reused.
-    idle: RefCell<Vec<Rc<Slot>>>,
-    ending: Cell<bool>,
+    idle: RefCell<Vec<Worker>>,
 }
 
 impl Workers {
-    /// Gives the request to a worker.
-    pub(crate) fn start<E: Env, V: Volume, B: Bell>(&self, queue: &Rc<Queue<E, V, B>>, job: Job) {
-        let free = self.idle.borrow_mut().pop();
-        let found = free.is_some();
-        let slot = free.unwrap_or_default();
-        *slot.job.borrow_mut() = Some(job);
-        if found {
-            slot.changed.set();
-        } else {
-            queue.shared().env.spawn(Priority::Foreground, work(queue.clone(), slot));
+    /// Carries the request out, by the task of `cx` as far as it goes without waiting.
+    pub(crate) fn start<E: Env, V: Volume, B: Bell>(
+        self: &Rc<Self>,
+        queue: &Rc<Queue<E, V, B>>,
+        job: Job,
+        cx: &mut Context<'_>,
+    ) {
+        let idle = self.idle.borrow_mut().pop();
+        let mut worker = idle.unwrap_or_else(|| Worker::new(queue));
+        worker.slot.job.set(Some(job));
+        worker.slot.is_busy.set(true);
+        if worker.poll(cx).is_ready() {
+            return self.rest(worker);
         }
+        let workers = self.clone();
+        queue.shared().env.spawn(Priority::Foreground, async move {
+            poll_fn(|cx| worker.poll(cx)).await;
+            workers.rest(worker);
+        });
     }
 
-    /// Lets all workers end when they have nothing to do.
-    pub(crate) fn end(&self) {
-        self.ending.set(true);
-        self.idle.take().iter().for_each(|slot| slot.changed.set());
-    }
-
-    /// A worker is done with its request. `false`: it is not needed any more.
-    fn rest(&self, slot: &Rc<Slot>) -> bool {
+    /// A worker is done with its request.
+    fn rest(&self, worker: Worker) {
         let mut idle = self.idle.borrow_mut();
-        let stays = !self.ending.get() && idle.len() < IDLE_MAX;
-        if stays {
-            idle.push(slot.clone());
+        if idle.len() < IDLE_MAX {
+            idle.push(worker);
         }
-        stays
     }
 }
 
 async fn work<E: Env, V: Volume, B: Bell>(queue: Rc<Queue<E, V, B>>, slot: Rc<Slot>) {
-    let workers = queue.workers();
     loop {
-        slot.changed.until(|| slot.job.borrow().is_some() || workers.ending.get()).await;
-        let Some(job) = slot.job.take() else { break };
+        let job = poll_fn(|_| slot.job.take().map_or(Poll::Pending, Poll::Ready)).await;
         let request = Request {
             shared: queue.shared(),
             memory: &job.memory,
@@ -79,10 +101,7 @@ async fn work<E: Env, V: Volume, B: Bell>(queue: Rc<Queue<E, V, B>>, slot: Rc<Sl
             chain: &job.chain,
         };
         let written = request.execute().await;
-        let stays = workers.rest(&slot);
         queue.answered(job.chain.head(), written);
-        if !stays {
-            break;
-        }
+        slot.is_busy.set(false);
     }
 }
