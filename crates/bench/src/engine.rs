@@ -330,6 +330,7 @@ fn reads_of_a_device(rig: &Rig, random: &mut Random, blocks: u64, requests: u64)
         queue: 0,
         depth: 1,
         user_copy: true,
+        places: false,
         max_io_bytes: 1 << 20,
         stream: StreamId(0),
         requests: Rc::default(),

@@ -39,7 +39,7 @@ fn wrong_choices_of_devices_are_refused_with_what_was_expected() {
         (["--ublk", "0"], "several volumes"),
         (["--ublk", "nothing"], "no such export"),
         (["--ublk", "disk0.img=x"], "is not the number of a device"),
-        (["--ublk-without", "magic"], "known are user-copy, recovery"),
+        (["--ublk-without", "magic"], "known are user-copy, auto-buffers"),
         (["--ublk-depth", "0"], "1..=4096"),
     ] {
         let refused = Daemon::try_start("pool", directory.path(), &cache, &backings, &options);

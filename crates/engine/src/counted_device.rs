@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Sector,
+    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Place, Sector,
     SectorRange,
 };
 
@@ -136,6 +136,18 @@ impl<E: Env> CountedDevice<E> {
         let (buf, result) = self.device.read(at, into).await;
         self.ended(&self.histograms.read, started);
         self.read_ended(SectorRange::new(at, sectors), buf, result)
+    }
+
+    /// Reads a range to a place, for a client. Begun at `started`. An error says nothing about the
+    /// device, and is not counted: [`CountedDevice::read_for_client`] finds out.
+    pub async fn read_into(&self, started: Nanos, range: SectorRange, place: Place) -> IoResult {
+        self.device.read_into(range, place).await?;
+        if self.is_lost(range) {
+            return Err(IoError::Os(EIO));
+        }
+        self.count_read(range.sectors());
+        self.ended(&self.histograms.read, started);
+        Ok(())
     }
 
     /// Reads `sectors` sectors, of metadata or in the background. Waits until there is memory for

@@ -10,6 +10,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("bypass_sequential", "a request goes past the cache: it belongs to a long run"),
     ("bypass_congested", "a request goes past the cache: the cache device is slow"),
     ("writeback_cutoff", "a write of a writeback volume goes through: too much is in use"),
+    ("read_to_a_place", "data in the cache was read straight to memory of a requester"),
+    ("place_not_read_to", "the cache device could not read to a place: the data was copied"),
     ("hit_unpublished_copy", "a read found a copy that has no key yet"),
     ("fill_waits_for_its_turn", "as many fills as may be are under way: the next one waits"),
     ("fill_doomed_by_write", "a write came between a miss and its fill (T2, T3)"),

@@ -10,7 +10,7 @@ use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::stats::requests::{BypassReason, Path, PathStatus, RequestStatus};
 use ubcache_engine::{CachedVolume, DeviceCounters, DeviceLatencies};
 use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Sector, SectorRange, StreamId, Volume};
-use ubcache_sim::{DiskConfig, Rng, SimDisk, SimEnv, SimWorld, WorldConfig};
+use ubcache_sim::{DiskConfig, ForeignPage, Rng, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 /// Sectors of the volume: a few dozen buckets, so that requests meet.
 const SECTORS: u64 = 64 * STEP;
@@ -43,9 +43,14 @@ async fn client(env: SimEnv, volume: Rc<CachedVolume<SimEnv>>, made: Rc<Made>, s
         let fua = rng.below(4) == 0;
         // A request that fails has been made, too.
         let _ = match rng.below(16) {
-            0..6 => {
+            0..3 => {
                 note(&made.reads, range.bytes());
                 volume.read(stream, range).await.map(drop)
+            }
+            3..6 => {
+                note(&made.reads, range.bytes());
+                let (_page, place) = ForeignPage::new(&env, range.bytes() as usize);
+                volume.read_into(stream, range, place).await.map(drop)
             }
             6..11 => {
                 note(&made.writes, range.bytes());

@@ -9,6 +9,8 @@ pub struct Command {
     pub code: u32,
     /// The command itself, as the driver defines it.
     pub payload: [u8; 16],
+    /// A word for the driver beside the command.
+    pub word: u64,
 }
 
 /// Byte of [`Command::payload`] at which the address of the memory stands, if there is some.
@@ -23,6 +25,13 @@ pub trait CommandDevice: 'static {
     /// Gives the driver a command and waits for its completion: a result, or a negative errno. The
     /// driver may use `memory` until then, also after the future was dropped.
     async fn command(&self, command: Command, memory: Option<Buf>) -> (Option<Buf>, i32);
+
+    /// Number of the [`Place`](crate::Place) that the driver may give to data of the requests of a
+    /// slot. None: such places can't be had.
+    fn place(&self, slot: u16) -> Option<u32> {
+        let _ = slot;
+        None
+    }
 
     /// Copies from the memory that the driver shares, from its byte `at` on.
     fn shared(&self, at: usize, into: &mut [u8]);

@@ -21,6 +21,23 @@ pub struct DeviceLimits {
     pub discard: bool,
 }
 
+/// Memory of somebody else, to which a device can read and this process can't: the world knows it by
+/// a number. Somebody else may look at it, and change it, at any moment.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The number.
+    pub number: u32,
+    /// The first byte.
+    pub at: u32,
+}
+
+impl Place {
+    /// The place so many bytes behind this one.
+    pub fn behind(self, bytes: u64) -> Place {
+        Place { at: self.at + bytes as u32, ..self }
+    }
+}
+
 /// Durability of a write when it completes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Durability {
@@ -93,6 +110,14 @@ pub trait Device: 'static {
     /// then with unspecified content.
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult);
 
+    /// Reads the range to a place, without memory of this process. An error says nothing about the
+    /// device: the place may be what the device can't read to. It has unspecified content then, and
+    /// [`Device::read`] gives the data, or tells what is wrong.
+    async fn read_into(&self, range: SectorRange, place: Place) -> IoResult {
+        let _ = (range, place);
+        Err(IoError::NotSupported)
+    }
+
     /// Writes all of `from` (whole sectors) at `at`.
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult;
 
@@ -133,6 +158,9 @@ impl<D: Device> Device for Rc<D> {
     }
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
         (**self).read(at, into).await
+    }
+    async fn read_into(&self, range: SectorRange, place: Place) -> IoResult {
+        (**self).read_into(range, place).await
     }
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
         (**self).write(at, from, durability).await

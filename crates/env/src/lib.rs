@@ -41,7 +41,7 @@ pub mod world;
 pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
 pub use bytes::ByteRange;
 pub use command::{COMMAND_ADDRESS_AT, Command, CommandDevice};
-pub use device::{Device, DeviceLimits, Durability, IoError, IoResult};
+pub use device::{Device, DeviceLimits, Durability, IoError, IoResult, Place};
 pub use interval::{IntervalMap, IntervalSet};
 pub use kept::KeptMemory;
 pub use passed::{Bell, Channel, PassedFiles, Received};

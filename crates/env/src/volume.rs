@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ubcache_format::SectorRange;
 
 use crate::buf::{Buf, IoVec};
-use crate::device::IoError;
+use crate::device::{IoError, Place};
 
 /// A source of requests: a connection or a queue. Sequential access is detected per stream, and a
 /// flush that failed over writes is reported once to each stream (`docs/internals/coherence.md`
@@ -109,6 +109,18 @@ pub trait Volume: 'static {
     /// Reads the range.
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError>;
 
+    /// Reads like [`Volume::read`], straight to a place where that can be done without memory in
+    /// between. Returns the data, or nothing of it if all of it is at the place.
+    async fn read_into(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        place: Place,
+    ) -> Result<IoVec, VolumeError> {
+        let _ = place;
+        self.read(stream, range).await
+    }
+
     /// Writes the range; `fua`: durable when it returns.
     async fn write(
         &self,
@@ -182,6 +194,14 @@ impl<V: Volume> Volume for Rc<V> {
     }
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         (**self).read(stream, range).await
+    }
+    async fn read_into(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        place: Place,
+    ) -> Result<IoVec, VolumeError> {
+        (**self).read_into(stream, range, place).await
     }
     async fn write(
         &self,

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -23,6 +24,8 @@ pub struct HostCommands {
     pages: Mapping,
     path: PathBuf,
     list: RefCell<Vec<libc::iovec>>,
+    /// Numbers of the places of its slots.
+    places: Option<Range<u16>>,
 }
 
 impl HostCommands {
@@ -41,7 +44,14 @@ impl HostCommands {
     ) -> io::Result<HostCommands> {
         let pages = Mapping::new(fd.as_fd(), at, len, false)?;
         let (env, path, list) = (env.clone(), path.to_owned(), RefCell::default());
-        Ok(HostCommands { env, fd, pages, path, list })
+        Ok(HostCommands { env, fd, pages, path, list, places: None })
+    }
+
+    /// Lets the driver give a place to the data of each of so many slots, if the ring has such.
+    #[must_use]
+    pub fn with_places(mut self, slots: u16) -> HostCommands {
+        self.places = self.env.core().take_places(slots);
+        self
     }
 
     /// The same open device with another part of what its driver shares: of another queue.
@@ -50,7 +60,20 @@ impl HostCommands {
     }
 }
 
+impl Drop for HostCommands {
+    fn drop(&mut self) {
+        if let Some(numbers) = &self.places {
+            self.env.core().give_places_back(numbers);
+        }
+    }
+}
+
 impl CommandDevice for HostCommands {
+    fn place(&self, slot: u16) -> Option<u32> {
+        let numbers = self.places.as_ref()?;
+        (slot < numbers.len() as u16).then(|| u32::from(numbers.start + slot))
+    }
+
     async fn command(&self, command: Command, memory: Option<Buf>) -> (Option<Buf>, i32) {
         let request = IoRequest::Command { fd: self.fd.clone(), command, memory };
         let (IoRequest::Command { memory, .. }, outcome) = self.env.core().submit(request).await

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Sector,
+    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Place, Sector,
     SectorRange,
 };
 use ubcache_format::SECTOR_BYTES;
@@ -39,6 +39,7 @@ pub struct HostFile {
     /// Reads may be answered by the page cache.
     reads_now: Cell<bool>,
     /// Cleared when the kernel says that it can't.
+    reads_into: Cell<bool>,
     discards: Cell<bool>,
     zeroes: Cell<bool>,
     unmaps: Cell<bool>,
@@ -101,6 +102,7 @@ impl HostFile {
             limits,
             alignment,
             reads_now: Cell::new(!direct),
+            reads_into: Cell::new(true),
             discards: Cell::new(limits.discard),
             zeroes: Cell::new(true),
             unmaps: Cell::new(true),
@@ -300,6 +302,23 @@ impl Device for HostFile {
         } else {
             self.read_around(at, into).await
         }
+    }
+
+    async fn read_into(&self, range: SectorRange, place: Place) -> IoResult {
+        let (at, len, block) = (range.start.bytes(), range.bytes(), self.alignment.offset);
+        let whole = at.is_multiple_of(block) && len.is_multiple_of(block);
+        // Threads that copy from the page cache can't copy to a place.
+        if self.copied || !whole || !self.reads_into.get() || self.read_time_min.get() > Nanos(0) {
+            return Err(IoError::NotSupported);
+        }
+        self.check_range(range)?;
+        let len = u32::try_from(len).map_err(|_| IoError::NotSupported)?;
+        let request = IoRequest::ReadInto { fd: self.fd.clone(), at, len, place };
+        let result = self.submit(request).await.1;
+        if result == Err(IoError::NotSupported) {
+            self.reads_into.set(false);
+        }
+        result
     }
 
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {

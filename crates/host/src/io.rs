@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -135,6 +136,21 @@ impl Io {
         key
     }
 
+    /// Numbers for so many places in memory of others; `None`: they can't be had.
+    pub(crate) fn take_places(&mut self, count: u16) -> Option<Range<u16>> {
+        match &mut self.backend {
+            Backend::Ring(ring) => ring.take_places(count),
+            Backend::Pool(_) => None,
+        }
+    }
+
+    /// Takes numbers back.
+    pub(crate) fn give_places_back(&mut self, numbers: &Range<u16>) {
+        if let Backend::Ring(ring) = &mut self.backend {
+            ring.give_places_back(numbers);
+        }
+    }
+
     /// Returns true if a large transfer waits for its next slice.
     pub(crate) fn has_bulk(&self) -> bool {
         !self.bulk.is_empty()
@@ -184,7 +200,7 @@ impl Io {
             (_, IoRequest::Call { .. }) => self.workers.attempt(key, op),
             (Backend::Ring(_), _) if op.asks_page_cache() => self.copiers.attempt(key, op),
             (Backend::Ring(ring), _) => ring.attempt(key, op),
-            (Backend::Pool(_), IoRequest::Command { .. }) => {
+            (Backend::Pool(_), IoRequest::Command { .. } | IoRequest::ReadInto { .. }) => {
                 self.completions.push((key, -libc::EOPNOTSUPP));
             }
             (Backend::Pool(poller), request)

@@ -29,6 +29,7 @@
 //! | `copies` | how much is copied between two turns of I/O on the reactor's own thread |
 //! | `op` | one I/O in flight: request, progress, who waits |
 //! | `ring` | the io_uring backend |
+//! | `places` | numbers by which the ring knows memory of others |
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls and copies from the page cache for `ring` |
 //! | `limits` | what a file or device is like: size, blocks, alignment |
 //! | `mapping` | memory that a file or a driver shares |
@@ -59,6 +60,7 @@ pub mod memory;
 mod op;
 mod open;
 pub mod passed;
+mod places;
 mod poller;
 mod queue;
 pub mod reactor;

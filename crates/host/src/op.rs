@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Waker;
 
-use ubcache_env::{Buf, COMMAND_ADDRESS_AT, Command, IoVec};
+use ubcache_env::{Buf, COMMAND_ADDRESS_AT, Command, IoVec, Place};
 
 use crate::sys;
 
@@ -45,6 +45,8 @@ pub(crate) enum IoRequest {
     /// Fills the buffer from the byte position; `copied`: from memory; `cached`: the page cache may
     /// have it.
     Read { fd: Rc<OwnedFd>, at: u64, buf: Buf, copied: bool, cached: bool },
+    /// Reads so many bytes from the byte position to memory that the ring knows by a number.
+    ReadInto { fd: Rc<OwnedFd>, at: u64, len: u32, place: Place },
     /// Writes the string at the byte position; `dsync`: durable when it completes; `copied`: to
     /// memory.
     Write { fd: Rc<OwnedFd>, at: u64, data: IoVec, dsync: bool, copied: bool },
@@ -69,6 +71,7 @@ impl IoRequest {
     fn goal(&self) -> usize {
         match self {
             IoRequest::Read { buf, .. } => buf.len(),
+            IoRequest::ReadInto { len, .. } => *len as usize,
             IoRequest::Write { data, .. } | IoRequest::Send { data, .. } => data.len(),
             _ => 0,
         }
@@ -206,6 +209,15 @@ impl Op {
     /// Position in bytes where the present attempt of a read or write starts.
     pub(crate) fn position(&self, at: u64) -> u64 {
         at + self.done as u64
+    }
+
+    /// What the next attempt of a [`IoRequest::ReadInto`] reads to: the number, the first byte and
+    /// the length.
+    pub(crate) fn place(&self) -> (u16, usize, u32) {
+        let IoRequest::ReadInto { len, place, .. } = &self.request else {
+            unreachable!("asked of a read to a place only")
+        };
+        (place.number as u16, place.at as usize + self.done, len - self.done as u32)
     }
 
     /// The memory for the next attempt.

@@ -11,6 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -180,6 +181,16 @@ impl Core {
             Stage::Submitted(self.io.borrow_mut().submit(request))
         };
         Pending { core: self.clone(), stage }
+    }
+
+    /// Numbers for so many places in memory of others; `None`: they can't be had.
+    pub(crate) fn take_places(&self, count: u16) -> Option<Range<u16>> {
+        self.io.borrow_mut().take_places(count)
+    }
+
+    /// Takes numbers back.
+    pub(crate) fn give_places_back(&self, numbers: &Range<u16>) {
+        self.io.borrow_mut().give_places_back(numbers);
     }
 
     /// Ends an operation early: see [`Io::interrupt`].

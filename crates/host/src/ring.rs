@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 
 use crate::op::{IoRequest, Memory, Op};
+use crate::places::{PLACES, Places};
 
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
@@ -34,6 +36,7 @@ pub(crate) struct Ring {
     features: String,
     /// A receive need not be attempted before there is something to receive (Linux 5.19).
     polls_first: bool,
+    places: Places,
 }
 
 impl Ring {
@@ -50,7 +53,8 @@ impl Ring {
             return Err("this kernel's io_uring is older than Linux 5.11".to_owned());
         }
         probe(&ring)?;
-        let mut ring = Ring { ring, backlog: VecDeque::new(), features, polls_first };
+        let (backlog, places) = (VecDeque::new(), Places::default());
+        let mut ring = Ring { ring, backlog, features, polls_first, places };
         ring.watch(eventfd);
         // Kernels before 5.15 have no limit, and more threads are no harm.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -63,6 +67,24 @@ impl Ring {
     /// The setup flags in use, for the log.
     pub(crate) fn features(&self) -> &str {
         &self.features
+    }
+
+    /// Numbers for so many places in memory of others; `None`: the kernel has no table for them, or
+    /// it is full.
+    pub(crate) fn take_places(&mut self, count: u16) -> Option<Range<u16>> {
+        let submitter = self.ring.submitter();
+        self.places.take(count, || match submitter.register_buffers_sparse(u32::from(PLACES)) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(%error, "io_uring has no table of buffers");
+                false
+            }
+        })
+    }
+
+    /// Takes numbers back.
+    pub(crate) fn give_places_back(&mut self, numbers: &Range<u16>) {
+        self.places.give_back(numbers);
     }
 
     /// Waits (again) for the eventfd.
@@ -238,6 +260,11 @@ fn entry_of(op: &mut Op, polls_first: bool) -> squeue::Entry {
             let Memory::One { start, len } = memory else { unreachable!("a buffer is one piece") };
             opcode::Read::new(raw(fd), start, len).offset(op.position(*at)).build()
         }
+        IoRequest::ReadInto { fd, at, .. } => {
+            let (number, start, len) = op.place();
+            let start = std::ptr::without_provenance_mut(start);
+            opcode::ReadFixed::new(raw(fd), start, len, number).offset(op.position(*at)).build()
+        }
         IoRequest::Write { fd, at, dsync, .. } => {
             let flags = if *dsync { libc::RWF_DSYNC } else { 0 };
             let (fd, at) = (raw(fd), op.position(*at));
@@ -276,8 +303,8 @@ fn entry_of(op: &mut Op, polls_first: bool) -> squeue::Entry {
         }
         IoRequest::Poll { fd, events } => opcode::PollAdd::new(raw(fd), *events).build(),
         IoRequest::Command { fd, command, .. } => {
-            let (fd, code) = (raw(fd), command.code);
-            opcode::UringCmd16::new(fd, code).cmd(op.command()).build()
+            let (fd, code, word) = (raw(fd), command.code, command.word);
+            opcode::UringCmd16::new(fd, code).cmd(op.command()).addr(Some(word)).build()
         }
         IoRequest::Call { .. } => unreachable!("calls run on worker threads"),
     }

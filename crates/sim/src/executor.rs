@@ -28,6 +28,7 @@ use std::task::{Context, Waker};
 
 use ubcache_env::{BufPool, Nanos, Priority};
 
+use crate::places::Places;
 use crate::rng::{Rng, mix};
 pub use config::{Policy, WorldConfig};
 pub use env::SimEnv;
@@ -75,6 +76,8 @@ pub(crate) struct World {
     long_polls: RefCell<BTreeMap<String, u64>>,
     /// Buffers of the newest instance.
     buffers: RefCell<BufPool>,
+    /// Memory of requesters.
+    pub(crate) places: Places,
     buffers_held: Cell<u64>,
     /// Asks the newest instance what else it holds too much of; until the first answer.
     memory_watcher: RefCell<Option<MemoryWatcher>>,
@@ -347,6 +350,7 @@ impl SimWorld {
             longest_poll: Cell::new(0),
             long_polls: RefCell::default(),
             buffers: RefCell::default(),
+            places: Places::default(),
             buffers_held: Cell::new(0),
             memory_watcher: RefCell::default(),
             too_much_held: RefCell::default(),

@@ -24,6 +24,7 @@
 //! | [`crash`] | ends of an instance without a stop, and the memory that outlives its process |
 //! | [`stream`] | [`SimStream`]: byte streams cut anywhere, delays, disconnects |
 //! | [`front`] | what clients talk to: volumes, or servers of NBD, ublk or vhost-user before them |
+//! | `places` | memory of requesters, to which disks read past the program |
 //! | [`oracle`] | what a read may return: a register monitor for every sector |
 //! | [`plan`] | what happens in a run, as data: drawn, printed, parsed |
 //! | [`system`] | [`System`]: what the runner drives |
@@ -55,6 +56,7 @@ pub mod inspect;
 pub mod marks;
 pub mod memory_invariants;
 pub mod oracle;
+mod places;
 pub mod plan;
 pub mod rng;
 pub mod runner;
@@ -65,6 +67,7 @@ pub mod system;
 pub use crash::Crash;
 pub use disk::{DiskConfig, Profile, SimDisk};
 pub use executor::{Policy, SimEnv, SimWorld, Stuck, WorldConfig};
+pub use places::ForeignPage;
 pub use plan::Plan;
 pub use rng::Rng;
 pub use runner::{Outcome, RunOptions, run_plan};

@@ -76,6 +76,8 @@ pub mod op_flag {
     pub const FUA: u32 = 1 << 13;
     /// Zeroed sectors keep their space.
     pub const NOUNMAP: u32 = 1 << 15;
+    /// The data has no place: it could not be put under the number of the slot.
+    pub const NO_PLACE: u32 = 1 << 17;
 }
 
 /// Result of a command that has a request.
@@ -94,6 +96,15 @@ pub const DEPTH_MAX: u16 = 4096;
 /// Position of the data of a request in the character device, with user copy.
 pub fn buffer_at(queue: u16, slot: u16) -> u64 {
     BUFFERS_AT + (u64::from(queue) << QUEUE_SHIFT) + (u64::from(slot) << TAG_SHIFT)
+}
+
+/// The word beside a command by which the data of a slot's requests gets a place: its number in the
+/// table of the ring. Where that does not work, the request comes with [`op_flag::NO_PLACE`].
+pub fn place_word(number: Option<u32>) -> u64 {
+    const OR_NONE: u64 = 1 << 16;
+    // A number that no table has: requests have no places.
+    let number = number.and_then(|number| u16::try_from(number).ok()).unwrap_or(u16::MAX);
+    u64::from(number) | OR_NONE
 }
 
 /// Position of the descriptors of a queue in the mapping of the character device.

@@ -28,16 +28,24 @@ pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
 pub const USER_COPY: u64 = 1 << 7;
 /// The size can change.
 pub const UPDATE_SIZE: u64 = 1 << 10;
+/// The data of each request has a place in the table of the ring.
+pub const AUTO_PLACES: u64 = 1 << 11;
 /// New requests can be kept in the kernel before a server goes.
 pub const QUIESCE: u64 = 1 << 12;
 
 /// The abilities that are used where the driver has them.
-pub const USED: [Feature; 5] = [
+pub const USED: [Feature; 6] = [
     Feature {
         name: "user-copy",
         bit: USER_COPY,
         what: "data goes straight between requests and the memory of the cache; without it, by way \
                of buffers of its own",
+    },
+    Feature {
+        name: "auto-buffers",
+        bit: AUTO_PLACES,
+        what: "what is in the cache is read by the cache device straight to memory of the requester; \
+               without it, to memory of the daemon first. Needs user-copy",
     },
     Feature { name: "recovery", bit: USER_RECOVERY, what: "the device outlives its daemon" },
     Feature {
@@ -61,13 +69,12 @@ pub const USED: [Feature; 5] = [
 ];
 
 /// The names of those that are not used, for a report.
-pub const UNUSED: [(&str, u64); 10] = [
+pub const UNUSED: [(&str, u64); 9] = [
     ("zero-copy", 1 << 0),
     ("need-get-data", 1 << 2),
     ("unprivileged", 1 << 5),
     ("zoned", 1 << 8),
     ("fail-io", 1 << 9),
-    ("auto-buffer-registration", 1 << 11),
     ("per-io-daemon", 1 << 13),
     ("batch", 1 << 15),
     ("integrity", 1 << 16),
@@ -86,6 +93,10 @@ impl Features {
         let mut flags = self.0 & used & !off.0;
         if flags & USER_RECOVERY == 0 {
             flags &= !(USER_RECOVERY_REISSUE | QUIESCE);
+        }
+        // What is not in the cache is copied by position.
+        if flags & USER_COPY == 0 {
+            flags &= !AUTO_PLACES;
         }
         Features(flags)
     }
@@ -123,5 +134,23 @@ impl fmt::Display for Features {
         let names: Vec<&str> =
             self.used().filter(|(_, there)| *there).map(|(feature, _)| feature.name).collect();
         f.write_str(&names.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ability_is_not_used_without_those_that_it_needs() {
+        let all = Features(u64::MAX);
+        let used = |off: &str| all.of_device(off.parse().expect("names"));
+        for bit in [USER_COPY, AUTO_PLACES, USER_RECOVERY, USER_RECOVERY_REISSUE, QUIESCE] {
+            assert!(used("").has(bit));
+        }
+        assert!(!used("user-copy").has(AUTO_PLACES));
+        assert!(!used("recovery").has(QUIESCE) && !used("recovery").has(USER_RECOVERY_REISSUE));
+        assert!(used("auto-buffers,quiesce").has(USER_COPY | USER_RECOVERY_REISSUE));
+        assert_eq!(Features(USER_COPY).of_device(Features::default()).0 & AUTO_PLACES, 0);
     }
 }

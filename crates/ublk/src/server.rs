@@ -4,6 +4,9 @@
 //! request, carries it out, and gives the next command with the answer. So a slot holds one request
 //! at a time, and nothing is allocated for it but the memory of its data.
 //!
+//! Data of a read goes from the cache device straight to the memory of the requester, if the driver
+//! has given that a place and the cache has all of it; otherwise it is copied there.
+//!
 //! Data of a write is copied once, to memory that nobody changes, before anything else: that of the
 //! requester may change under it (rule T0 of docs/internals/coherence.md).
 
@@ -12,12 +15,14 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Event, Notify};
 use ubcache_env::{
-    Buf, Command, CommandDevice, Env, IoVec, Nanos, Priority, Sector, SectorRange, StreamEnd,
-    StreamId, Volume, VolumeError,
+    Buf, Command, CommandDevice, Env, IoVec, Nanos, Place, Priority, Sector, SectorRange,
+    StreamEnd, StreamId, Volume, VolumeError,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::abi::{IO_RES_ABORT, IO_RES_OK, IoCommand, IoDescriptor, buffer_at, io, op, op_flag};
+use crate::abi::{
+    IO_RES_ABORT, IO_RES_OK, IoCommand, IoDescriptor, buffer_at, io, op, op_flag, place_word,
+};
 
 const EIO: i32 = 5;
 const ENOMEM: i32 = 12;
@@ -88,6 +93,8 @@ pub struct QueueOptions {
     /// Data is copied by reads and writes of the character device; otherwise each slot has memory
     /// of its own for it.
     pub user_copy: bool,
+    /// The driver gives places to data; with user copy only.
+    pub places: bool,
     /// The most bytes of a request.
     pub max_io_bytes: u32,
     /// The stream of its requests.
@@ -163,13 +170,15 @@ async fn serve_slot<E: Env, D: CommandDevice, V: Volume>(
     mut memory: Option<Buf>,
 ) -> QueueEnd {
     let options = &queue.options;
+    let place = if options.places { queue.device.place(slot) } else { None };
+    let word = if options.places { place_word(place) } else { 0 };
     let (mut code, mut result) = (io::FETCH_REQ, 0);
     loop {
         let command = IoCommand { queue: options.queue, slot, result, address: 0 };
         let mut payload = [0; 16];
         payload.copy_from_slice(command.as_bytes());
         let answer;
-        (memory, answer) = queue.device.command(Command { code, payload }, memory).await;
+        (memory, answer) = queue.device.command(Command { code, payload, word }, memory).await;
         match answer {
             IO_RES_OK => {}
             IO_RES_ABORT => return QueueEnd::Stopped,
@@ -185,7 +194,9 @@ async fn serve_slot<E: Env, D: CommandDevice, V: Volume>(
             Box::pin(env.sleep_until(start)).await;
         }
         let under_way = options.requests.begin().await;
-        let outcome = carry_out(env, queue, slot, &request, &mut memory).await;
+        let place = place.filter(|_| request.op_flags & op_flag::NO_PLACE == 0);
+        let place = place.map(|number| Place { number, at: 0 });
+        let outcome = carry_out(env, queue, slot, &request, (&mut memory, place)).await;
         drop(under_way);
         result = match outcome {
             Ok(bytes) => i32::try_from(bytes).unwrap_or(i32::MAX),
@@ -201,7 +212,7 @@ async fn carry_out<E: Env, D: CommandDevice, V: Volume>(
     queue: &Queue<D, V>,
     slot: u16,
     request: &IoDescriptor,
-    memory: &mut Option<Buf>,
+    (memory, place): (&mut Option<Buf>, Option<Place>),
 ) -> Result<u32, i32> {
     let options = &queue.options;
     let (volume, stream) = (&queue.volume, options.stream);
@@ -212,7 +223,14 @@ async fn carry_out<E: Env, D: CommandDevice, V: Volume>(
     match request.op_flags as u8 {
         op::READ => {
             check_length(bytes, options)?;
-            let data = volume.read(stream, range).await.map_err(errno)?;
+            let data = match place {
+                None => volume.read(stream, range).await,
+                Some(place) => volume.read_into(stream, range, place).await,
+            };
+            let data = data.map_err(errno)?;
+            if data.is_empty() && place.is_some() {
+                return Ok(bytes);
+            }
             if data.len() as u64 != range.bytes() {
                 return Err(EIO);
             }

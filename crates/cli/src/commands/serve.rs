@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER", default_value_t = 128,
         value_parser = clap::value_parser!(u16).range(1..=4096))]
     ublk_depth: u16,
-    /// Abilities of the kernel's driver not to use: user-copy, recovery, reissue,
+    /// Abilities of the kernel's driver not to use: user-copy, auto-buffers, recovery, reissue,
     /// update-size, quiesce; with commas between them
     #[arg(long, value_name = "ABILITIES", default_value = "")]
     ublk_without: UblkFeatures,

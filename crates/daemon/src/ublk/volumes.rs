@@ -8,7 +8,7 @@ use ubcache_env::{Priority, StreamId, Task, Volume};
 use ubcache_format::Uuid;
 use ubcache_host::HostCommands;
 use ubcache_ublk::abi::{IoDescriptor, descriptors_at};
-use ubcache_ublk::features::{UPDATE_SIZE, USER_COPY};
+use ubcache_ublk::features::{AUTO_PLACES, UPDATE_SIZE, USER_COPY};
 use ubcache_ublk::{Pace, Parameters, QueueEnd, QueueOptions, Requests, serve_queue};
 
 use super::device::{BlockDevice, DeviceEnd, InUse, control};
@@ -210,11 +210,14 @@ impl<W: World> Daemon<W> {
         let requests = Rc::<Requests>::default();
         let pace = self.exports.pace(export);
         let pace = pace.map(|pace| -> Pace { Rc::new(move |now, bytes| pace.start(now, bytes)) });
+        let places = info.features.has(AUTO_PLACES);
         let queues = parts.into_iter().zip(0..).map(|(part, queue)| {
+            let part = if places { part.with_places(info.depth) } else { part };
             let options = QueueOptions {
                 queue,
                 depth: info.depth,
                 user_copy: info.features.has(USER_COPY),
+                places,
                 max_io_bytes: info.max_io_bytes,
                 stream: StreamId(FIRST_STREAM + u64::from(info.device) * 4096 + u64::from(queue)),
                 requests: requests.clone(),

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoVec, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
-    VolumeInfo,
+    BlockStatus, Env, ForeignMemory, IoVec, Place, SectorRange, StreamEnd, StreamId, Volume,
+    VolumeError, VolumeInfo,
 };
 
 use super::FlashVolume;
@@ -57,6 +57,15 @@ impl<E: Env> Volume for Exported<E> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         forward!(self, read(stream, range))
+    }
+
+    async fn read_into(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        place: Place,
+    ) -> Result<IoVec, VolumeError> {
+        forward!(self, read_into(stream, range, place))
     }
 
     async fn write(

@@ -69,7 +69,7 @@ impl<E: Env> CachedVolume<E> {
     /// Reads what a write is about to replace: it goes past the cache, if it is not there.
     async fn read_edge(&self, edge: SectorRange) -> Result<IoVec, VolumeError> {
         if self.lifecycle.uses_cache() {
-            self.look_up_and_read(edge, true).await.1
+            self.look_up_and_read(edge, true, None).await.1
         } else {
             self.read_backing(edge).await.map(IoVec::from)
         }

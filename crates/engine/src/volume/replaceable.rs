@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Lock, Permit};
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoVec, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
-    VolumeInfo,
+    BlockStatus, Env, ForeignMemory, IoVec, Place, SectorRange, StreamEnd, StreamId, Volume,
+    VolumeError, VolumeInfo,
 };
 
 use super::CachedVolume;
@@ -84,6 +84,16 @@ impl<E: Env> Volume for ServedVolume<E> {
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let (_request, volume) = self.begin().await;
         volume.read(stream, range).await
+    }
+
+    async fn read_into(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        place: Place,
+    ) -> Result<IoVec, VolumeError> {
+        let (_request, volume) = self.begin().await;
+        volume.read_into(stream, range, place).await
     }
 
     async fn write(

@@ -32,7 +32,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Nanos, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Nanos, Place, Sector,
+    SectorRange,
 };
 
 pub use crash_image::CrashImage;
@@ -44,6 +45,9 @@ use crate::executor::{SimWorld, World};
 use crate::rng::Rng;
 use image::{Image, Versioned};
 use io::{Io, IoKind, Wait};
+
+const EFAULT: i32 = 14;
+const EINVAL: i32 = 22;
 
 /// Duration of an I/O.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -404,6 +408,24 @@ impl Device for SimDisk {
         };
         let (buf, result) = self.run(at, sectors, IoKind::Read(into)).await;
         (buf.expect("a read gives its buffer back"), result)
+    }
+
+    async fn read_into(&self, range: SectorRange, place: Place) -> IoResult {
+        // Some memory is not what the disk can read to.
+        if range.is_empty() || self.inner.rng.borrow_mut().chance(1, 16) {
+            return Err(IoError::Os(EINVAL));
+        }
+        let (start, sectors) = (range.start, range.sectors());
+        let (buf, result) = self.run(start, sectors, IoKind::Read(Buf::for_sectors(sectors))).await;
+        let mut buf = buf.expect("a read gives its buffer back");
+        if result.is_err() {
+            // Anything may have arrived.
+            buf.as_mut_slice().fill(0xa5);
+        }
+        match self.inner.world.places.receive(place, buf.as_slice()) {
+            true => result,
+            false => result.and(Err(IoError::Os(EFAULT))),
+        }
     }
 
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {

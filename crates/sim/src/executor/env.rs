@@ -11,6 +11,7 @@ use ubcache_env::{BufPool, Env, Nanos, Priority, Task, Work};
 
 use super::{Sink, World};
 use crate::disk::SimDisk;
+use crate::places::Places;
 
 /// The environment of one instance in a [`SimWorld`](super::SimWorld).
 #[derive(Clone)]
@@ -54,6 +55,13 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         self.0.waker.borrow_mut().take();
+    }
+}
+
+impl SimEnv {
+    /// Memory of requesters, to which disks read.
+    pub(crate) fn places(&self) -> &Places {
+        &self.world.places
     }
 }
 

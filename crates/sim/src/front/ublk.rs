@@ -3,11 +3,11 @@
 //! The driver is modelled at its commands: slots of queues that wait for requests, descriptors,
 //! data that is copied by position or by way of a slot's memory, and the end of a server, after
 //! which another one goes on. Long requests are split, as the block layer does. What a server must
-//! not do is reported.
+//! not do is reported. Where requests have places, the driver gives them to most requests only.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Event, Notify, join_all};
 use ubcache_env::{
@@ -16,15 +16,19 @@ use ubcache_env::{
 };
 use ubcache_ublk::abi::{
     BUFFERS_AT, IO_RES_ABORT, IO_RES_OK, IoCommand, IoDescriptor, buffer_at, io, op, op_flag,
+    place_word,
 };
 use ubcache_ublk::{QueueEnd, QueueOptions, Requests, serve_queue};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::executor::SimEnv;
+use crate::places::Requester;
 use crate::plan::UblkShape;
 
 const EIO: i32 = 5;
 const ENOMEM: i32 = 12;
+/// Byte of memory that a read has not reached.
+const NOT_READ: u8 = 0x5a;
 /// Time until a server that could not start is started again.
 const RESTART_PAUSE: Nanos = Nanos::from_millis(10);
 
@@ -44,6 +48,8 @@ struct Request {
     op_flags: u32,
     range: SectorRange,
     data: RefCell<Data>,
+    /// Disks can read to its memory.
+    has_place: Cell<bool>,
     result: Cell<i32>,
     done: Event,
 }
@@ -83,12 +89,39 @@ struct Queue {
     /// No request goes to the present server any more.
     ending: Cell<bool>,
     user_copy: bool,
+    /// Number of the place of its first slot.
+    places: Option<u32>,
     blame: Rc<dyn Fn(String)>,
     env: SimEnv,
     delay_max: Nanos,
 }
 
+impl Requester for Queue {
+    fn receive(&self, slot: usize, at: usize, bytes: &[u8]) -> bool {
+        let Some(request) = self.request(slot).filter(|request| request.has_place.get()) else {
+            (self.blame)(format!("a disk reads to slot {slot}, which has no place"));
+            return false;
+        };
+        let mut data = request.data.borrow_mut();
+        let (Data::Wanted(data), len) = (&mut *data, request.bytes()) else {
+            (self.blame)("a disk reads to memory that is to be written".to_owned());
+            return false;
+        };
+        let data = data.get_or_insert_with(|| vec![NOT_READ; len]);
+        match data.get_mut(at..at + bytes.len()) {
+            Some(data) => data.copy_from_slice(bytes),
+            None => (self.blame)(format!("{} bytes at {at} of {len}", bytes.len())),
+        }
+        true
+    }
+}
+
 impl Queue {
+    /// Number of the place of a slot.
+    fn place(&self, slot: u16) -> Option<u32> {
+        self.places.map(|first| first + u32::from(slot))
+    }
+
     /// Gives waiting requests to slots that wait.
     fn dispatch(&self) {
         if self.ending.get() {
@@ -176,6 +209,10 @@ impl CommandDevice for Handle {
             (queue.blame)(format!("a command for slot {slot} of queue {}", parsed.queue));
             return (memory, -EIO);
         }
+        let word = queue.places.map_or(0, |_| place_word(queue.place(parsed.slot)));
+        if command.word != word {
+            (queue.blame)(format!("the word {:x} beside a command, not {word:x}", command.word));
+        }
         if queue.user_copy == memory.is_some() {
             (queue.blame)("memory and user copy exclude each other".to_owned());
         }
@@ -202,16 +239,22 @@ impl CommandDevice for Handle {
         queue.pause().await;
         queue.slots.borrow_mut()[slot].waits = false;
         let Some(request) = request else { return (memory, IO_RES_ABORT) };
+        request.has_place.set(queue.places.is_some() && !queue.env.random().is_multiple_of(8));
         if let (Some(memory), Some(data)) = (&mut memory, request.copy_out()) {
             memory.as_mut_slice()[..data.len()].copy_from_slice(data.as_slice());
         }
         (memory, IO_RES_OK)
     }
 
+    fn place(&self, slot: u16) -> Option<u32> {
+        self.0.place(slot)
+    }
+
     fn shared(&self, at: usize, into: &mut [u8]) {
         let mut descriptor = IoDescriptor::new_zeroed();
         if let Some(request) = self.0.request(at / size_of::<IoDescriptor>()) {
-            descriptor.op_flags = request.op_flags;
+            let without = self.0.places.is_some() && !request.has_place.get();
+            descriptor.op_flags = request.op_flags | if without { op_flag::NO_PLACE } else { 0 };
             descriptor.sectors = request.range.sectors() as u32;
             descriptor.start = request.range.start.0;
         }
@@ -259,12 +302,16 @@ impl<V: Volume> UblkVolume<V> {
         blame: Rc<dyn Fn(String)>,
     ) -> UblkVolume<V> {
         let queue = |number: u16| {
-            Rc::new(Queue {
+            Rc::new_cyclic(|me: &Weak<Queue>| Queue {
                 number,
                 slots: RefCell::new((0..shape.depth).map(|_| Slot::default()).collect()),
                 waiting: RefCell::default(),
                 ending: Cell::new(false),
                 user_copy: shape.user_copy,
+                places: (shape.user_copy && shape.places).then(|| {
+                    let me: Weak<dyn Requester> = me.clone();
+                    env.places().take(&me, usize::from(shape.depth))
+                }),
                 blame: blame.clone(),
                 env: env.clone(),
                 delay_max: shape.delay_max,
@@ -288,6 +335,7 @@ impl<V: Volume> UblkVolume<V> {
                 queue: queue.number,
                 depth: self.shape.depth,
                 user_copy: self.shape.user_copy,
+                places: self.shape.user_copy && self.shape.places,
                 max_io_bytes: self.shape.max_io_bytes,
                 stream: StreamId(number * u64::from(self.shape.queues) + u64::from(queue.number)),
                 requests: self.requests.clone(),
@@ -335,8 +383,9 @@ impl<V: Volume> UblkVolume<V> {
         data: Data,
     ) -> Result<Data, VolumeError> {
         let queue = &self.queues[client.0 as usize % self.queues.len()];
-        let (result, done) = (Cell::default(), Event::default());
-        let request = Rc::new(Request { op_flags, range, data: RefCell::new(data), result, done });
+        let (result, done, has_place) = (Cell::default(), Event::default(), Cell::default());
+        let data = RefCell::new(data);
+        let request = Rc::new(Request { op_flags, range, data, has_place, result, done });
         queue.submit(request.clone());
         request.done.wait().await;
         match request.result.get() {

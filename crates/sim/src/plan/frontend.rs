@@ -46,6 +46,8 @@ pub struct UblkShape {
     pub max_io_bytes: u32,
     /// Data is copied by position; otherwise by way of memory of the slot.
     pub user_copy: bool,
+    /// Disks read to the memory of requesters; with user copy only.
+    pub places: bool,
     /// Commands take up to this long to complete.
     pub delay_max: Nanos,
 }
@@ -104,6 +106,7 @@ pub(super) fn add_frontend(plan: &mut Plan, rng: &mut Rng) {
             depth: devices.pick(&[1, 2, 16, 128]),
             max_io_bytes: devices.pick(&[4096, 65_536, 1 << 20]),
             user_copy: devices.chance(2, 3),
+            places: Rng::fork(plan.seed, "places").chance(2, 3),
             delay_max: Nanos::from_micros(devices.pick(&[0, 0, 50, 2_000])),
         });
         return cut(plan, &mut devices);

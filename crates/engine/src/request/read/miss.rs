@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 use ubcache_env::local::join_all;
-use ubcache_env::{Env, IoVec, Nanos, SectorRange, Slice, VolumeError};
+use ubcache_env::{Env, IoVec, Nanos, Place, SectorRange, Slice, VolumeError};
 
 use super::Hit;
 use super::fill_queue::{Fill, FillTicket, Fills};
@@ -25,8 +25,9 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         bypass: Option<BypassReason>,
         started: Nanos,
+        place: Option<Place>,
     ) -> Result<IoVec, VolumeError> {
-        let (missed, result) = self.look_up_and_read(range, bypass.is_some()).await;
+        let (missed, result) = self.look_up_and_read(range, bypass.is_some(), place).await;
         if bypass.is_none() {
             self.context.reuse.note(self.inode(), range, Use::Read);
         } else {
@@ -47,11 +48,13 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// Reads, and returns true with it if something was not in the cache, or if that can't be
-    /// known. Counts nothing: the blocks that the write of a part of them reads are no request.
+    /// known. Counts nothing: the blocks that the write of a part of them reads are no request. Of
+    /// a range that is read to a place nothing is returned.
     pub(crate) async fn look_up_and_read(
         &self,
         range: SectorRange,
         bypass: bool,
+        place: Option<Place>,
     ) -> (bool, Result<IoVec, VolumeError>) {
         if let Err(error) = self.index.load_for_read(self.inode(), range).await {
             return (true, self.read_without_index(range, error).await);
@@ -60,6 +63,11 @@ impl<E: Env> CachedVolume<E> {
         let failures = self.coherence.failed_flushes();
         let parts = self.look_up_parts(range, !bypass && !self.is_stopping());
         let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
+        if let Some(place) = place
+            && self.parts_are_read_into(&parts, place).await
+        {
+            return (missed, Ok(IoVec::new()));
+        }
         // R2: all parts at once.
         let mut data = IoVec::new();
         let mut fills = Fills::new();

@@ -53,6 +53,7 @@ pub(super) fn parse_ublk(words: &mut Words<'_>) -> Parsed<UblkShape> {
         depth: words.num("depth")?,
         max_io_bytes: words.num("max-io-bytes")?,
         user_copy: words.flag("user-copy")?,
+        places: words.flag("places")?,
         delay_max: Nanos::from_micros(words.num("delay-us")?),
     })
 }

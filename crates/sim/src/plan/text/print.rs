@@ -146,12 +146,13 @@ impl fmt::Display for NbdShape {
 
 impl fmt::Display for UblkShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let UblkShape { queues, depth, max_io_bytes, user_copy, delay_max } = self;
+        let UblkShape { queues, depth, max_io_bytes, user_copy, places, delay_max } = self;
         write!(
             f,
             "ublk queues={queues} depth={depth} max-io-bytes={max_io_bytes} user-copy={} \
-             delay-us={}",
+             places={} delay-us={}",
             u8::from(*user_copy),
+            u8::from(*places),
             delay_max.as_micros()
         )
     }
