@@ -23,7 +23,11 @@ for mode in writethrough writearound none; do
 done
 ublk copies kills writeback 10 --ublk-without user-copy
 ublk queues kills writeback 10 --ublk-queues 3 --ublk-depth 8
+ublk own-memory kills writeback 10 --ublk-without auto-buffers
 ublk upgrade upgrade 10
+ublk reissued upgrade 5 --ublk-without quiesce
+# Nothing is left to the next daemon that only a second delivery could save.
+ublk answered upgrade 5 --ublk-without reissue
 ublk ends ends
 ublk resize resize
 ublk refusals refusals
