@@ -52,6 +52,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("A6", "devices have one size"),
     ("A7", "nothing is detached"),
     ("A8", "one cache, always the same"),
+    ("A9", "one backing device, always the same"),
     ("N1", "there is room or there is none, as for any copy"),
     ("N2", "records have room"),
     ("N3", "no buckets"),

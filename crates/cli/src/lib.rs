@@ -23,6 +23,7 @@
 //! | [`commands::doctor`] | `ubcache doctor`: what this machine offers |
 //! | [`commands::upgrade`] | `ubcache upgrade`: another program goes on |
 //! | [`commands::check`] and its neighbours for sets that are not running | `check`, `cat`, `recover`, `repair`, `dump`, `restore`, `pack` |
+//! | [`commands::release`], [`commands::unmake`] | `ubcache release`, `unmake`: a disk without ubcache |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
 //! | [`commands::forget_disk`] | `ubcache forget-disk`: gives up the cached data of a lost disk |
 //! | [`commands::demo`] | `ubcache demo`: shows what a cache does |
@@ -127,6 +128,8 @@ enum Command {
     Dump(commands::dump::Args),
     Restore(commands::restore::Args),
     Pack(commands::pack::Args),
+    Release(commands::release::Args),
+    Unmake(commands::unmake::Args),
     ForgetCache(commands::forget_cache::Args),
     #[command(visible_alias = "forget")]
     ForgetDisk(commands::forget_disk::Args),
@@ -190,6 +193,8 @@ fn run_plain(command: Command) -> Result<(), Failure> {
     match command {
         Command::Status(_) => unreachable!("it has exit codes of its own"),
         Command::Make(args) => commands::make::run(&args),
+        Command::Release(args) => commands::release::run(&args),
+        Command::Unmake(args) => commands::unmake::run(&args),
         Command::Show(args) => commands::show::run(&args),
         Command::List(args) => commands::list::run(&args),
         Command::Serve(args) => commands::serve::run(*args),

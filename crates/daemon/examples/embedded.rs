@@ -33,8 +33,8 @@ async fn use_set(env: HostEnv, cache: &Path, disk: &Path) -> Result<u64, Box<dyn
     let cache = HostFile::open_aside(&env, cache, options).await?;
     let disk = HostFile::open_aside(&env, disk, options).await?;
 
-    let set = CacheSet::open(env, cache, SetOptions::default()).await?;
-    let volume = set.attach(disk, AttachOptions::default()).await?;
+    let set = CacheSet::open(env, cache.into(), SetOptions::default()).await?;
+    let volume = set.attach(disk.into(), AttachOptions::default()).await?;
     volume.set_attribute("cache_mode", "writeback")?;
 
     // A stream stands for a client: it gets an error once if a flush loses what it wrote.

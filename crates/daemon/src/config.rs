@@ -25,6 +25,9 @@ pub struct ServeConfig {
     pub backings: Vec<PathBuf>,
     /// The names given to them, in the same order; none, or none any more: label or file name.
     pub names: Vec<Option<String>>,
+    /// Headers of backing devices that have no superblock, for those that are not found by
+    /// themselves.
+    pub headers: Vec<PathBuf>,
     /// Addresses for clients; if empty, a unix socket beside the control socket.
     pub nbd: Vec<NbdAddress>,
     /// Block devices of the kernel.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ubcache_env::{
     Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Place, Sector,
-    SectorRange,
+    SectorRange, Witness,
 };
 
 use crate::events::{DeviceFault, Events, FaultyDevice, Operation, SetEvent};
@@ -316,6 +316,16 @@ impl<E: Env> CountedDevice<E> {
             self.failed(Operation::WriteZeroes, range, error);
         }
         result
+    }
+
+    /// Compares the device with what was left of it (A9).
+    pub async fn witness(&self) -> IoResult<Witness> {
+        self.device.witness().await
+    }
+
+    /// Notes what is left of the device, which is not written any more (A9).
+    pub async fn seal(&self) -> IoResult {
+        self.device.seal().await
     }
 
     /// The holes of the device: see [`Device::holes`].

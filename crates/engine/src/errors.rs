@@ -77,6 +77,32 @@ pub enum EngineError {
         /// Statements of both superblocks.
         apart: Apart,
     },
+    /// Somebody wrote to a backing device that has no superblock on it, and it has dirty data (A9).
+    #[error(
+        "the disk of backing device {uuid} was written without its cache, or is another one: found \
+         {found}, expected {expected}; nothing was changed"
+    )]
+    WrittenElsewhere {
+        /// The backing device.
+        uuid: Uuid,
+        /// Its present content, at the first place that differs.
+        found: String,
+        /// The content that was left there.
+        expected: String,
+    },
+    /// A backing device that has no superblock on it has another size than it had (A9).
+    #[error(
+        "the disk of backing device {uuid} has {found} sectors, and had {expected} when it was \
+         used last; nothing was changed"
+    )]
+    Resized {
+        /// The backing device.
+        uuid: Uuid,
+        /// Sectors that it has.
+        found: u64,
+        /// Sectors that it had.
+        expected: u64,
+    },
     /// It is to be chosen what counts, and the choice would lose dirty data.
     #[error("{0}")]
     WouldLose(&'static str),

@@ -214,6 +214,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("attached_anew", "a backing device gets a slot: what was cached of it is void (A2)"),
     ("attached_dirty", "a backing device with dirty data is attached"),
     ("older_copy_refused", "the cache or the backing device is a copy of an earlier state (A5)"),
+    ("disk_not_known", "a disk without a superblock was being written when its run ended (A9)"),
+    ("disk_written_elsewhere", "a disk without a superblock is not what was left of it (A9)"),
     ("disk_believed", "after a mismatch the data of the backing device was chosen (A5)"),
     ("cache_believed", "after a mismatch the dirty data of the cache was chosen (A5)"),
     (

@@ -204,6 +204,10 @@ rules! {
     A8LossesTaken, ["A8"],
         "a volume that moves to another cache still owes its clients errors, and still suspects \
          what a failed flush may have cost";
+    A9Compared, ["A9"],
+        "a disk without a superblock is compared with what the last run left of it";
+    A9UnknownDropsClean, ["A9"],
+        "clean data of such a disk goes if it was being written when the last run ended";
     // Room below the devices.
     N1NoSpaceIsNoError, ["N1"],
         "a write of data that finds no space is no error of the device";

@@ -94,6 +94,32 @@ impl IoError {
     }
 }
 
+/// What a device knows of writes to it by others since it was used last (rule A9).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Witness {
+    /// Its superblock is on it, and says so.
+    #[default]
+    Unneeded,
+    /// It is as the last run left it, and that run ended with a clean stop or wrote nothing.
+    Same,
+    /// It was being written when the last run ended. What that run had not written is as it was.
+    Unknown,
+    /// Somebody else wrote to it, or it is another one.
+    Different {
+        /// The first thing that differs, as it is.
+        found: String,
+        /// The same as it was.
+        expected: String,
+    },
+    /// It has another size, in sectors, and is as it was in all other respects.
+    Resized {
+        /// The size that it has.
+        found: u64,
+        /// The size that it had.
+        expected: u64,
+    },
+}
+
 /// The outcome of an I/O.
 pub type IoResult<T = ()> = Result<T, IoError>;
 
@@ -150,6 +176,17 @@ pub trait Device: 'static {
         let _ = range;
         Ok(())
     }
+
+    /// Compares the content with what [`Device::seal`] left.
+    async fn witness(&self) -> IoResult<Witness> {
+        Ok(Witness::Unneeded)
+    }
+
+    /// Ends a run in order: nothing is written any more, and everything is durable. A device whose
+    /// superblock is elsewhere notes there what it contains.
+    async fn seal(&self) -> IoResult {
+        Ok(())
+    }
 }
 
 impl<D: Device> Device for Rc<D> {
@@ -182,5 +219,11 @@ impl<D: Device> Device for Rc<D> {
     }
     async fn allocate(&self, range: SectorRange) -> IoResult {
         (**self).allocate(range).await
+    }
+    async fn witness(&self) -> IoResult<Witness> {
+        (**self).witness().await
+    }
+    async fn seal(&self) -> IoResult {
+        (**self).seal().await
     }
 }

@@ -16,6 +16,7 @@
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
+//! | [`joined`] | [`Joined`]: a disk without a superblock, behind a header that has it |
 //! | [`kept`] | [`KeptMemory`]: memory that outlives the process |
 //! | [`work`] | [`Work`]: steps of a poll, counted in worlds that check them |
 //! | `testing` | duties of every [`Device`], a volume in memory (feature `testing`) |
@@ -28,6 +29,7 @@ pub mod bytes;
 pub mod command;
 pub mod device;
 pub mod interval;
+pub mod joined;
 pub mod kept;
 pub mod local;
 pub mod passed;
@@ -41,8 +43,9 @@ pub mod world;
 pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
 pub use bytes::ByteRange;
 pub use command::{COMMAND_ADDRESS_AT, Command, CommandDevice};
-pub use device::{Device, DeviceLimits, Durability, IoError, IoResult, Place};
+pub use device::{Device, DeviceLimits, Durability, IoError, IoResult, Place, Witness};
 pub use interval::{IntervalMap, IntervalSet};
+pub use joined::Joined;
 pub use kept::KeptMemory;
 pub use passed::{Bell, Channel, PassedFiles, Received};
 pub use stream::{Protection, Stream, StreamError};

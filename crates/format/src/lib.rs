@@ -18,6 +18,7 @@
 //! | `geometry` | sizes and magic numbers that follow from a cache superblock |
 //! | `checksum` | the CRC in its three parametrisations |
 //! | `superblock` | superblocks of both kinds of devices |
+//! | `header` | header files: the superblock of a disk that has none |
 //! | `pointer`, `key`, `key_checks` | pointers, keys, and the checks that apply to them |
 //! | `plain_key` | keys with one pointer at most, read without allocation |
 //! | `packed` | keys as they are on disk |
@@ -37,6 +38,7 @@ mod bytes;
 mod checksum;
 mod error;
 mod geometry;
+mod header;
 mod journal;
 mod key;
 mod key_checks;
@@ -58,6 +60,7 @@ pub use bset::*;
 pub use checksum::*;
 pub use error::*;
 pub use geometry::*;
+pub use header::*;
 pub use journal::*;
 pub use key::*;
 pub use layer::*;

@@ -51,7 +51,7 @@ pub struct HostFile {
     /// I/O is mostly copying, from and to memory.
     copied: bool,
     /// F7: a durable write failed, and no flush has failed for it yet.
-    untold: Cell<bool>,
+    untold: Rc<Cell<bool>>,
     /// A flush failed that the page cache was to be written by.
     lost: Rc<Cell<bool>>,
     /// Least time of a read.
@@ -111,9 +111,33 @@ impl HostFile {
             allocates: Cell::new(!is_block_device),
             direct,
             copied,
-            untold: Cell::new(false),
+            untold: Rc::default(),
             lost: Rc::default(),
             read_time_min: Cell::default(),
+        }
+    }
+
+    /// Another handle to the open file, which shares what is known of failed flushes (F6, F7).
+    pub fn share(&self) -> HostFile {
+        HostFile {
+            env: self.env.clone(),
+            fd: self.fd.clone(),
+            path: self.path.clone(),
+            is_block_device: self.is_block_device,
+            limits: self.limits,
+            alignment: self.alignment,
+            reads_now: self.reads_now.clone(),
+            discards: self.discards.clone(),
+            zeroes: self.zeroes.clone(),
+            unmaps: self.unmaps.clone(),
+            finds_holes: self.finds_holes.clone(),
+            writes_durably: self.writes_durably.clone(),
+            allocates: self.allocates.clone(),
+            direct: self.direct,
+            copied: self.copied,
+            untold: self.untold.clone(),
+            lost: self.lost.clone(),
+            read_time_min: self.read_time_min.clone(),
         }
     }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_task::{ScheduleInfo, WithInfo};
 use slab::Slab;
-use ubcache_env::{BufPool, Env, Nanos, Priority, Task};
+use ubcache_env::{BufPool, Env, Joined, Nanos, Priority, Task};
 
 use crate::copies::Copies;
 use crate::file::HostFile;
@@ -344,7 +344,7 @@ impl Drop for TaskEntry {
 }
 
 impl Env for HostEnv {
-    type Device = HostFile;
+    type Device = Joined<HostFile>;
 
     fn now(&self) -> Nanos {
         self.core.now()

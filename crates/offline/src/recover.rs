@@ -110,6 +110,12 @@ pub async fn recover<D: Device>(
         Outcome::Clean
     };
     write_superblock(backing, &superblock).await?;
+    // A9: nothing is written any more.
+    backing.seal().await.map_err(|error| OfflineError::Io {
+        on: On::Backing,
+        doing: "noting what is left of the disk",
+        error: error.to_string(),
+    })?;
     Ok((done(outcome), report))
 }
 

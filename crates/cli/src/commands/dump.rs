@@ -4,6 +4,7 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
+use ubcache_env::Joined;
 use ubcache_host::{Host, HostFile};
 use ubcache_offline::{Cache, Dump, DumpPart, dump_for_restore, walk};
 
@@ -121,7 +122,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn for_restore(
     args: &Args,
     host: &Host,
-    cache: &Cache<HostFile>,
+    cache: &Cache<Joined<HostFile>>,
     bar: &Bar,
 ) -> Result<(), Failure> {
     if args.what.is_some() {

@@ -29,6 +29,7 @@ mod offline;
 pub mod pack;
 mod process;
 pub mod recover;
+pub mod release;
 pub mod repair;
 pub mod restore;
 pub mod scrub;
@@ -37,6 +38,7 @@ pub mod show;
 pub mod status;
 pub mod top;
 pub mod ublk;
+pub mod unmake;
 pub mod upgrade;
 pub mod why;
 

@@ -10,7 +10,12 @@ use super::new_file::same_as;
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::failure::Code;
-use ubcache_daemon::open::target::host_open_failure;
+use ubcache_daemon::open::header::{FoundHeader, find_header};
+use ubcache_daemon::open::superblock::has_superblock;
+use ubcache_daemon::open::target::{Access, Target, host_open_failure};
+use ubcache_env::joined::Header;
+use ubcache_env::{Device, Joined, Witness};
+use ubcache_format::BackingState;
 use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
 use ubcache_offline::{
     Cache, DeviceKind, Finding, Lost, OfflineError, On, PackError, Progress, Report, Severity,
@@ -26,6 +31,9 @@ pub fn host() -> Result<Host, Failure> {
         .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))
 }
 
+/// A device of a set, with its header if its superblock is not on it.
+pub type Disk = Joined<HostFile>;
+
 /// Place of a device on the command line.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum DeviceArgument {
@@ -40,7 +48,7 @@ pub fn open_all(
     host: &Host,
     cache: &Path,
     backings: &[PathBuf],
-) -> Result<(Cache<HostFile>, Vec<Cache<HostFile>>), Failure> {
+) -> Result<(Cache<Disk>, Vec<Cache<Disk>>), Failure> {
     named_once(cache, backings)?;
     let cache = open(host, cache, DeviceArgument::Cache, false)?;
     let backings = backings
@@ -72,8 +80,11 @@ pub fn open(
     path: &Path,
     argument: DeviceArgument,
     write: bool,
-) -> Result<Cache<HostFile>, Failure> {
-    let opened = open_as_it_is(host, path, write)?;
+) -> Result<Cache<Disk>, Failure> {
+    let opened = match header_of(path, argument)? {
+        Some(header) => open_joined(host, path, &header, write)?,
+        None => open_as_it_is(host, path, write)?,
+    };
     let found = host.block_on(async { kind_of(&opened).await });
     let expected = match argument {
         DeviceArgument::Cache => "the cache device",
@@ -102,10 +113,61 @@ pub fn open(
     }
 }
 
+/// The header of a backing device that has no superblock. The usual places are looked at, and those
+/// that the environment names.
+fn header_of(path: &Path, argument: DeviceArgument) -> Result<Option<FoundHeader>, Failure> {
+    if argument == DeviceArgument::Cache {
+        return Ok(None);
+    }
+    // One that can't be opened is refused with the right words when it is opened for the command.
+    match Target::open(path, Access::Look) {
+        Ok(disk) if !has_superblock(&disk) => find_header(&disk, &[], None),
+        _ => Ok(None),
+    }
+}
+
+/// Opens a disk and its header for exclusive use. Refuses to write to one that somebody else wrote
+/// to while its cache has dirty data (A9).
+pub fn open_joined(
+    host: &Host,
+    path: &Path,
+    found: &FoundHeader,
+    write: bool,
+) -> Result<Cache<Disk>, Failure> {
+    let disk = open_file(host, path, write)?;
+    let file = open_file(host, &found.path, write)?;
+    let joined = host.block_on(async {
+        let header = Header::open(file, None, &found.identity).await;
+        let joined = Joined::new(disk, header.map_err(|error| error.to_string())?);
+        let witness = joined.witness().await.map_err(|error| error.to_string())?;
+        Ok((joined, witness))
+    });
+    let (joined, witness) = joined.map_err(|error: String| Failure::could_not_run(path, error))?;
+    let is_dirty = found.superblock.state() == BackingState::Dirty;
+    let (found, expected) = match witness {
+        Witness::Different { found, expected } if write && is_dirty => (found, expected),
+        Witness::Resized { found, expected } if write && is_dirty => {
+            (format!("{found} sectors"), format!("{expected} sectors"))
+        }
+        _ => return Ok(Cache::Device(joined)),
+    };
+    Err(Failure::refused(
+        path,
+        "the disk was written without its cache, or is another one, and the cache has dirty data \
+         of it",
+    )
+    .found(found)
+    .expected(expected)
+    .advice(
+        "name the disk as the last run left it; or choose with `ubcache serve --believe-disk` or \
+         `--believe-cache`, and stop that. Nothing was changed",
+    ))
+}
+
 /// Opens a device or a pack, whatever kind of device it is.
-pub fn open_as_it_is(host: &Host, path: &Path, write: bool) -> Result<Cache<HostFile>, Failure> {
+pub fn open_as_it_is(host: &Host, path: &Path, write: bool) -> Result<Cache<Disk>, Failure> {
     let file = open_file(host, path, write)?;
-    let cache = host.block_on(async { Cache::open(file).await }).map_err(|error| {
+    let cache = host.block_on(async { Cache::open(Disk::from(file)).await }).map_err(|error| {
         let failure = Failure::could_not_run(path, &error);
         match error {
             PackError::Version(_) => {

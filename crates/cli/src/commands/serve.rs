@@ -27,6 +27,10 @@ pub struct Args {
     /// file name; clients can ask for its UUID as well
     #[arg(short = 'B', long = "bdev", value_name = "[NAME=]DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
+    /// Header of an adopted disk, where it is not in /var/lib/ubcache; more than once. It says
+    /// itself of which disk it is
+    #[arg(long, value_name = "PATH")]
+    header: Vec<PathBuf>,
     /// Address for clients: unix:/PATH or tcp:ADDRESS:PORT; more than once [default: a unix socket
     /// beside the control socket]
     #[arg(long, value_name = "ADDRESS")]
@@ -265,6 +269,7 @@ impl Args {
             cache: args.cache,
             backings,
             names,
+            headers: args.header,
             nbd: args.nbd,
             ublk: UblkOptions {
                 exports: args.ublk,

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`target`] | devices and files before they are served: opening, size, locking |
 //! | [`superblock`] | reading superblocks, and messages about defects in them |
+//! | [`header`] | headers of disks that have no superblock: finding, making, removing them |
 //! | [`probe`] | recognizing file systems and other things of value on a device |
 //! | [`precheck`] | the checks that come before any change |
 //! | `preconditions` | the part of a start that needs no device for itself alone |
 //! | `refusal` | messages for refusals of the engine |
 
+pub mod header;
 pub mod precheck;
 pub(crate) mod preconditions;
 pub mod probe;

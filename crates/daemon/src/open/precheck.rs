@@ -8,7 +8,8 @@ use ubcache_format::{BackingState, SECTOR_BYTES, Superblock};
 
 use crate::config::{Named, ServeConfig, export_names};
 use crate::failure::Failure;
-use crate::open::superblock::{ExpectedKind, look};
+use crate::open::header::FoundHeader;
+use crate::open::superblock::{ExpectedKind, look, look_backing};
 
 /// The devices of a set, as they are found at the start.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Member {
     pub given: Option<String>,
     /// Its superblock.
     pub superblock: Superblock,
+    /// Its header, if the superblock is not on it.
+    pub header: Option<FoundHeader>,
 }
 
 /// A backing device that was named, and can't be served: the others are.
@@ -69,7 +72,7 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
         None if config.cache_optional => Err(Failure::usage("-C", "no cache device given")),
         None => {
             let given = config.names.first().and_then(Option::as_deref);
-            return Err(without_cache(&config.backings[0], given));
+            return Err(without_cache(&config.backings[0], given, &config.headers));
         }
     };
     let cache_path = config.cache.clone().unwrap_or_default();
@@ -95,7 +98,8 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
             down.push(Down { optional, ..Down::new(path, given, missing.why.clone()) });
             continue;
         }
-        let found = look(path, ExpectedKind::Backing).and_then(|(_, superblock)| {
+        let seen = look_backing(path, &config.headers, config.cache.as_deref());
+        let found = seen.and_then(|(superblock, header)| {
             match &cache {
                 Ok(cache) => check_member(&cache_path, cache, (path, given), &superblock)?,
                 Err(_) if superblock.state() == BackingState::Dirty => {
@@ -103,10 +107,10 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
                 }
                 Err(_) => {}
             }
-            Ok(superblock)
+            Ok((superblock, header))
         });
-        let superblock = match found {
-            Ok(superblock) => superblock,
+        let (superblock, header) = match found {
+            Ok(found) => found,
             Err(why) => {
                 down.push(Down::new(path, given, why));
                 continue;
@@ -124,7 +128,7 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
                 ));
         }
         let given = given.map(str::to_owned);
-        backings.push(Member { path: path.clone(), given, superblock });
+        backings.push(Member { path: path.clone(), given, superblock, header });
     }
     match down.first() {
         Some(first) if backings.is_empty() => Err(first.why.clone()),
@@ -197,9 +201,9 @@ pub(crate) fn blocks_too_small(
         ))
 }
 
-fn without_cache(path: &Path, given: Option<&str>) -> Failure {
-    let backing = match look(path, ExpectedKind::Backing) {
-        Ok((_, backing)) => backing,
+fn without_cache(path: &Path, given: Option<&str>, headers: &[PathBuf]) -> Failure {
+    let backing = match look_backing(path, headers, None) {
+        Ok((backing, _)) => backing,
         Err(failure) => return failure,
     };
     if backing.state() == BackingState::Dirty {

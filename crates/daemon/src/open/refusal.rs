@@ -34,6 +34,35 @@ pub(crate) fn member_failure(
                     path = path.display()
                 ))
         }
+        EngineError::WrittenElsewhere { found, expected, .. } => Failure::refused(
+            path,
+            "the disk was written without its cache, or is another one, and the cache has dirty \
+             data of it",
+        )
+        .found(found)
+        .expected(expected)
+        .advice(format_args!(
+            "name the disk as the last run left it. To go on with this one: --believe-disk {name} \
+             keeps the data of the disk, and gives the dirty data up; --believe-cache {name} \
+             writes the dirty data over the disk, which is right only if the other writer left \
+             those places alone. `ubcache check {cache} -B {path}` prints how much it is; nothing \
+             was changed",
+            cache = cache.display(),
+            path = path.display()
+        )),
+        EngineError::Resized { found, expected, .. } => {
+            let grown = found > expected;
+            let what = if grown { "the disk has grown" } else { "the disk has become shorter" };
+            Failure::refused(path, format_args!("{what} since the cache was used with it"))
+                .found(format_args!("{} bytes", found * SECTOR_BYTES))
+                .expected(format_args!("{} bytes", expected * SECTOR_BYTES))
+                .advice(format_args!(
+                    "name the right disk, or give it its former size. To accept the new size: \
+                     --drop-clean-cache drops what is cached of it if none of that is dirty; \
+                     --believe-cache {name} keeps dirty data; --believe-disk {name} gives it up. \
+                     Nothing was changed"
+                ))
+        }
         EngineError::DirtyElsewhere { set, .. } => Failure::refused(
             path,
             format_args!(

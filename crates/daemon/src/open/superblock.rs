@@ -1,12 +1,12 @@
 //! Superblocks of devices that are not served yet, and messages about defects in them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ubcache_env::{Buf, Device};
 use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
-use ubcache_host::HostFile;
 
 use crate::failure::Failure;
+use crate::open::header::{FoundHeader, find_header, joined_sectors};
 use crate::open::probe::{BCACHE_MAGIC, recognize};
 use crate::open::target::{Access, Target};
 
@@ -26,6 +26,39 @@ pub fn look(path: &Path, expected: ExpectedKind) -> Result<(Target, Superblock),
     let target = Target::open(path, Access::Look)?;
     let superblock = read(&target, expected)?;
     Ok((target, superblock))
+}
+
+/// Opens a backing device only to look at it, and reads its superblock, from its header if it has
+/// none on it: one of those given, or one that is found by itself.
+pub fn look_backing(
+    path: &Path,
+    headers: &[PathBuf],
+    cache: Option<&Path>,
+) -> Result<(Superblock, Option<FoundHeader>), Failure> {
+    let target = Target::open(path, Access::Look)?;
+    if has_superblock(&target) {
+        return Ok((read(&target, ExpectedKind::Backing)?, None));
+    }
+    match find_header(&target, headers, cache)? {
+        None => Err(not_bcache(&target, ExpectedKind::Backing)),
+        Some(header) => {
+            let (sectors, block) = (joined_sectors(&target), target.logical_block_bytes);
+            let superblock = Superblock::read(&header.superblock.encode(), sectors, block)
+                .map_err(|error| too_small(path, &error))?;
+            Ok((superblock, Some(header)))
+        }
+    }
+}
+
+/// True if a bcache superblock is on the device, whole or damaged.
+pub fn has_superblock(target: &Target) -> bool {
+    let bytes = target.read_superblock_bytes();
+    bytes.is_ok_and(|bytes| bytes.get(24..40) == Some(BCACHE_MAGIC.as_slice()))
+}
+
+/// A superblock in a header.
+pub(crate) fn parse_bytes(path: &Path, bytes: &[u8]) -> Result<Superblock, Failure> {
+    Superblock::parse(bytes).map_err(|error| damaged(path, &error))
 }
 
 /// Reads and checks the superblock of an open device.
@@ -58,7 +91,7 @@ pub fn parse(target: &Target, bytes: &[u8], expected: ExpectedKind) -> Result<Su
 }
 
 /// The superblock of a device that is open for the engine.
-pub(crate) async fn superblock_of(file: &HostFile) -> Result<Superblock, String> {
+pub(crate) async fn superblock_of<D: Device>(file: &D) -> Result<Superblock, String> {
     let (buf, read) = file.read(SUPERBLOCK_SECTOR, Buf::zeroed(SUPERBLOCK_BYTES)).await;
     read.map_err(|error| error.to_string())?;
     let limits = file.limits();
@@ -80,9 +113,13 @@ fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
         ExpectedKind::Cache => failure.expected("the superblock of a cache device").advice(
             format_args!("make one, which destroys the data on the device: ubcache make -C {path}"),
         ),
-        ExpectedKind::Backing => failure.expected("the superblock of a backing device").advice(
-            format_args!("make one, which destroys the data on the device: ubcache make -B {path}"),
-        ),
+        ExpectedKind::Backing => failure
+            .expected("the superblock of a backing device, or a header of this disk")
+            .advice(format_args!(
+                "make one, which destroys the data on the device: ubcache make -B {path}. Or keep \
+                 the data: ubcache make --adopt {path}; where that was done, name its header: \
+                 --header PATH"
+            )),
         ExpectedKind::Any => failure.expected("a bcache superblock").advice(format_args!(
             "check the path; `ubcache make -C {path}` or `-B {path}` would make one"
         )),

@@ -20,12 +20,13 @@ use crate::failure::Failure;
 use crate::open::precheck::{Down, Member, Members, dirty_without_cache, make_for};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
+use crate::served::backing::{Backing, open_backing, say_witness};
 use crate::served::cache::{set_options, without_cache};
 use crate::served::daemon::{Daemon, Served};
 use crate::served::kept::{kept_memory, say_kept};
 use crate::served::pace::Paces;
 use crate::served::upgrades::Upgrades;
-use crate::served::world::{World, open as open_device, refuse_vague_discards};
+use crate::served::world::{World, open as open_device};
 use crate::size::show_size;
 use crate::upgrade::heritage::own_path;
 use crate::upgrade::state::{State, VolumeState};
@@ -54,7 +55,9 @@ pub(super) async fn open<W: World>(
         Ok(_) => Ok(open_device(world.host(), &members.cache_path, config.page_cache).await?),
         Err(why) => Err(why.clone()),
     };
-    let opened = open_backings(world, config, members, &mut down).await;
+    // Copies of headers go to the cache device as long as it is this one.
+    let cache_handle = cache.as_ref().ok().map(|cache| Rc::new(cache.share()));
+    let opened = open_backings(world, config, members, (cache_handle.as_ref(), &mut down)).await;
     if opened.is_empty() && !config.backings.is_empty() {
         return Err(first_reason(down));
     }
@@ -92,9 +95,10 @@ pub(super) async fn open<W: World>(
         };
         let read_only = config.read_only.holds_for(&name);
         let options = AttachOptions { name: name.clone(), read_only, cache, choice };
-        let lost = backing.lost();
-        match set.attach(world.backing(backing), options).await {
+        let Backing { device, lost } = backing;
+        match set.attach(world.backing(device), options).await {
             Ok(volume) => {
+                say_witness(&name, &volume);
                 if no_cache.is_none() && volume.needs_no_cache() {
                     tracing::info!(
                         export = name,
@@ -153,6 +157,7 @@ pub(super) async fn open<W: World>(
         flash: RefCell::default(),
         down: RefCell::new(down),
         cache_path: RefCell::new(members.cache_path.clone()),
+        cache_handle: RefCell::new(cache_handle),
         no_cache: RefCell::new(no_cache),
         kept_directory,
         exports,
@@ -190,27 +195,15 @@ async fn open_backings<'a, W: World>(
     world: &W,
     config: &ServeConfig,
     members: &'a Members,
-    down: &mut Vec<Down>,
-) -> Vec<(&'a Member, HostFile)> {
+    (cache, down): (Option<&Rc<HostFile>>, &mut Vec<Down>),
+) -> Vec<(&'a Member, Backing)> {
     let mut opened = Vec::new();
     for member in &members.backings {
-        let path = &member.path;
-        let backing = match open_device(world.host(), path, config.page_cache).await {
-            Ok(backing) => backing,
-            Err(why) => {
-                down.push(Down::new(path, member.given.as_deref(), why));
-                continue;
-            }
-        };
-        backing.slow_down_reads(config.read_time_min);
-        if !config.trust_discards && refuse_vague_discards(&backing) {
-            tracing::info!(
-                device = %path.display(),
-                "discards are not passed on to this device: discarded sectors may read \
-                 differently every time (--trust-discards passes them on)"
-            );
+        let (path, header) = (&member.path, member.header.as_ref());
+        match open_backing(world.host(), config, (path, header), cache).await {
+            Ok(backing) => opened.push((member, backing)),
+            Err(why) => down.push(Down::new(path, member.given.as_deref(), why)),
         }
-        opened.push((member, backing));
     }
     opened
 }

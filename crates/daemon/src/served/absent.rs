@@ -58,7 +58,8 @@ pub fn forget_disk_of(cache: &Path, disk: &str, discard_dirty: bool) -> Result<S
         })?;
         // Data that the driver may have left stale is dropped, as at every start: the next one
         // takes this for the last run.
-        let opened = Box::pin(CacheSet::open(env.clone(), file, SetOptions::default())).await;
+        let opened =
+            Box::pin(CacheSet::open(env.clone(), file.into(), SetOptions::default())).await;
         let set = opened.map_err(|error| engine_failure(path, &error))?;
         let cache = cache.display();
         let words = Words {

@@ -147,6 +147,7 @@ impl<W: World> Daemon<W> {
         let directory = self.kept_directory.as_deref();
         let kept = kept_memory(self.world.host(), directory, superblock.set_uuid).await;
         let options = SetOptions { kept, ..set_options(&self.config) };
+        let handle = Rc::new(file.share());
         let set = CacheSet::open(self.world.clone(), self.world.cache(file), options).await;
         let set = set.map_err(|error| engine_failure(path, &error).to_string())?;
         for served in volumes.iter().filter(|served| !needs_it(served)) {
@@ -165,6 +166,7 @@ impl<W: World> Daemon<W> {
         let former = Former { set: self.set.replace(set), ended: self.set_ended.take() };
         self.former.borrow_mut().push(former);
         *self.cache_path.borrow_mut() = path.to_owned();
+        self.cache_handle.replace(Some(handle));
         self.no_cache.borrow_mut().take();
         self.publish();
         follow_events(self, &self.world);

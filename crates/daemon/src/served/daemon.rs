@@ -12,6 +12,7 @@ use ubcache_engine::{
 };
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
+use ubcache_host::HostFile;
 use ubcache_nbd::{Exports, Rates};
 
 use super::former_set::Former;
@@ -48,6 +49,8 @@ pub struct Daemon<W: World> {
     pub(crate) flash: RefCell<Vec<Rc<ServedFlash<W>>>>,
     pub(crate) down: RefCell<Vec<Down>>,
     pub(crate) cache_path: RefCell<PathBuf>,
+    /// The cache device, for the copies of headers on it.
+    pub(crate) cache_handle: RefCell<Option<Rc<HostFile>>>,
     /// Reason why there is no cache.
     pub(crate) no_cache: RefCell<Option<String>>,
     /// The place of the kept memory of its sets, if there is one.

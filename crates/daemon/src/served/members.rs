@@ -9,13 +9,16 @@ use ubcache_env::{Priority, StreamEnd, StreamId, Volume};
 use ubcache_format::BackingState;
 use ubcache_nbd::Rates;
 
+use super::backing::{Backing, open_backing, say_witness};
 use super::daemon::{Daemon, Served};
-use super::world::{World, open as open_device, refuse_vague_discards};
+use super::world::World;
 use crate::config::{Named, export_names};
 use crate::control::refusal::{Kind, Refusal};
+use crate::open::header::{FoundHeader, find_header};
 use crate::open::precheck::dirty_without_cache;
 use crate::open::refusal::member_failure;
-use crate::open::superblock::superblock_of;
+use crate::open::superblock::{has_superblock, superblock_of};
+use crate::open::target::{Access, Target};
 
 /// The stream of flushes that an administrator asks for: connections count from 1.
 const ADMINISTRATOR: StreamId = StreamId(u64::MAX);
@@ -30,12 +33,11 @@ impl<W: World> Daemon<W> {
             let name = &volumes[at].name;
             return Err(format!("{} is served already, as \"{name}\"", path.display()));
         }
-        let opened = open_device(self.world.host(), path, self.config.page_cache).await;
-        let file = opened.map_err(|failure| failure.to_string())?;
-        file.slow_down_reads(self.config.read_time_min);
-        if !self.config.trust_discards && refuse_vague_discards(&file) {
-            tracing::info!(device = %path.display(), "discards are not passed on to this device");
-        }
+        let found = self.find_header(path).await?;
+        let (config, cache) = (&self.config, self.cache_handle.borrow().clone());
+        let opening = (path, found.as_ref());
+        let opened = open_backing(self.world.host(), config, opening, cache.as_ref()).await;
+        let Backing { device: file, lost } = opened.map_err(|failure| failure.to_string())?;
         let superblock = superblock_of(&file).await.map_err(|error| {
             format!("{}: no bcache superblock can be read: {error}", path.display())
         })?;
@@ -66,7 +68,6 @@ impl<W: World> Daemon<W> {
         if self.no_cache.borrow().is_some() && superblock.state() == BackingState::Dirty {
             return Err(dirty_without_cache(path, Some(&name), &superblock).to_string());
         }
-        let lost = file.lost();
         let options = AttachOptions {
             name: name.clone(),
             read_only: self.config.read_only.holds_for(&name),
@@ -88,6 +89,7 @@ impl<W: World> Daemon<W> {
             let _ = self.set().release(&served.now(), false).await;
             return Err(error);
         }
+        say_witness(&name, &served.now());
         for (attribute, value) in self.config.settings_of(&name) {
             // Those of the set are set already.
             let _ = served.now().set_attribute(&attribute, &value);
@@ -104,6 +106,20 @@ impl<W: World> Daemon<W> {
         self.add_block_devices().await;
         self.add_guest_sockets().await;
         Ok(name)
+    }
+
+    /// The header of a disk that has no superblock.
+    async fn find_header(&self, path: &Path) -> Result<Option<FoundHeader>, String> {
+        let (path, headers) = (path.to_owned(), self.config.headers.clone());
+        let cache = self.cache_path.borrow().clone();
+        let found = self.world.host().blocking(move || {
+            let disk = Target::open(&path, Access::Look)?;
+            match has_superblock(&disk) {
+                true => Ok(None),
+                false => find_header(&disk, &headers, Some(&cache)),
+            }
+        });
+        found.await.unwrap_or(Ok(None)).map_err(|failure| failure.to_string())
     }
 
     /// The first of `paths` that leads to the same file as `path`. Links are followed on a worker

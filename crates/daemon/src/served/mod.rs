@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`absent`] | disks that are gone for good |
+//! | `backing` | opening of backing devices, with their headers |
 //! | `cache` | another cache, or none |
 //! | [`client`] | lines of the log about clients |
 //! | [`advice`] | settings that fit the traffic, and what other sizes of the cache would do |
@@ -32,6 +33,7 @@
 
 pub mod absent;
 pub mod advice;
+pub(crate) mod backing;
 pub(crate) mod cache;
 pub mod client;
 pub mod daemon;

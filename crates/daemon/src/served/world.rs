@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ubcache_env::{Env, Nanos};
+use ubcache_env::{Env, Joined, Nanos};
 use ubcache_host::{
     HostEnv, HostFile, HostListener, OpenError, OpenOptions, PageCache, SocketAccess, SocketError,
 };
@@ -21,8 +21,8 @@ pub trait World: Env {
     fn host(&self) -> &HostEnv;
     /// The cache device over its open file.
     fn cache(&self, file: HostFile) -> Self::Device;
-    /// A backing device over its open file.
-    fn backing(&self, file: HostFile) -> Self::Device;
+    /// A backing device over its open file, and its header if it has one.
+    fn backing(&self, file: Joined<HostFile>) -> Self::Device;
 }
 
 /// The world of production: files as they are.
@@ -30,10 +30,10 @@ impl World for HostEnv {
     fn host(&self) -> &HostEnv {
         self
     }
-    fn cache(&self, file: HostFile) -> HostFile {
-        file
+    fn cache(&self, file: HostFile) -> Joined<HostFile> {
+        file.into()
     }
-    fn backing(&self, file: HostFile) -> HostFile {
+    fn backing(&self, file: Joined<HostFile>) -> Joined<HostFile> {
         file
     }
 }

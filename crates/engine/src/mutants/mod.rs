@@ -286,6 +286,11 @@ mutants! {
         "the backing device's superblock does not disown a failed cache before writes go past it";
     LossesLeftBehind, "losses-left-behind", [A8LossesTaken],
         "a volume that moves to another cache forgets which of its flushes failed";
+    WitnessIgnored, "witness-ignored", [A9Compared],
+        "a disk without a superblock that somebody else wrote to is taken for the one that was \
+         left";
+    UnknownDiskBelieved, "unknown-disk-believed", [A9UnknownDropsClean],
+        "clean data of a disk without a superblock is kept over a crash";
 }
 
 impl Mutant {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::Env;
+use ubcache_env::{Env, Witness};
 use ubcache_format::{BackingState, Inode, Sector, Superblock, Uuid, UuidEntry};
 
 use super::run_numbers::{Choice, check_run};
@@ -93,7 +93,14 @@ impl<E: Env> CacheSet<E> {
         if state == BackingState::Dirty && slot.is_none() {
             return Err(EngineError::DirtyElsewhere { uuid: superblock.uuid, set: set_uuid });
         }
-        let choice = set.choice_between_runs(slot, &superblock, options.choice).await?;
+        let mut choice = set.choice_between_runs(slot, &superblock, options.choice).await?;
+        let mut witness = Witness::Unneeded;
+        if attached && slot.is_some() && choice.is_none() {
+            let seen = backing.witness().await;
+            witness =
+                seen.map_err(EngineError::io("comparing the disk with what was left of it"))?;
+            choice = set.choice_by_witness(&witness, (slot, &superblock), options.choice).await?;
+        }
         // A1: a write of an earlier instance may sit in the device's cache.
         if set.context.keeps(Rule::A1FlushAtAttach) {
             backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
@@ -141,6 +148,7 @@ impl<E: Env> CacheSet<E> {
         }
         set.confirm_run(inode, &superblock).await.map_err(EngineError::of_cache)?;
         let volume = set.volume(backing, superblock, inode, options);
+        volume.witness.replace(witness);
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
         volume.start();
         Ok(volume)
@@ -242,7 +250,7 @@ impl<E: Env> Set<E> {
     }
 
     /// Checks that a slot can be given up without losing anything but copies.
-    async fn nothing_dirty_to_drop(
+    pub(super) async fn nothing_dirty_to_drop(
         &self,
         slot: Option<usize>,
         state: BackingState,

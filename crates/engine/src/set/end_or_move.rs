@@ -93,8 +93,13 @@ impl<E: Env> CacheSet<E> {
         }
         let _closed = ready?;
         set.context.env.mark("volume_released");
-        let ended = volume.stop().await;
+        let mut ended = volume.stop().await;
         volume.give_up_device().await;
+        if ended.is_ok() {
+            // A9: nothing is written any more.
+            let sealed = volume.backing.seal().await;
+            ended = sealed.map_err(EngineError::io("noting what is left of the disk"));
+        }
         let inode = volume.inode();
         if volume.lifecycle.attachment() != Attachment::Detached {
             set.volumes.borrow_mut().remove(&inode);

@@ -13,6 +13,7 @@
 //! | [`flash`] | flash-only volumes: making, serving, resizing, removing them (Y2, Y3) |
 //! | [`end_or_move`] | volumes that end, or move to another set (A8), while the set goes on |
 //! | [`run_numbers`] | which cache and which backing devices are of one run (A5) |
+//! | [`witness`] | disks without a superblock: which data counts at a start (A9) |
 //! | [`shorter_disk`] | backing devices that have become shorter (A6) |
 //! | [`stop`] | stopping cleanly |
 //! | [`callbacks`] | calls of lower parts to higher ones: a failed flush fails the set (J3) |
@@ -61,6 +62,7 @@ mod open;
 pub(crate) mod run_numbers;
 mod shorter_disk;
 mod stop;
+mod witness;
 
 /// Options for opening a set.
 #[derive(Clone, Debug, Default)]

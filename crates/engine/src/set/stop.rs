@@ -65,6 +65,11 @@ impl<E: Env> CacheSet<E> {
         if result.is_ok() && flushed.is_ok() {
             set.stopping_at.set(Some(StopStep::Runs));
             set.end_run().await?;
+            // A9: nothing is written any more.
+            for volume in set.served() {
+                let sealed = volume.backing.seal().await;
+                sealed.map_err(EngineError::io("noting what is left of a disk"))?;
+            }
         }
         result.and(flushed)
     }

@@ -25,7 +25,9 @@ use std::cell::{Cell, Ref, RefCell};
 use std::rc::{Rc, Weak};
 
 use ubcache_env::local::{Lock, Notify};
-use ubcache_env::{Env, IoError, Priority, Sector, SectorRange, Task, VolumeError, VolumeInfo};
+use ubcache_env::{
+    Env, IoError, Priority, Sector, SectorRange, Task, VolumeError, VolumeInfo, Witness,
+};
 use ubcache_format::{BackingState, CacheMode, Inode, SECTOR_BYTES, Superblock, Uuid};
 
 use self::state::{Lifecycle, Transition};
@@ -103,6 +105,8 @@ pub struct CachedVolume<E: Env> {
     /// Its backing device belongs to another volume by now, or to nobody.
     gave_up_device: Cell<bool>,
     pub(crate) fills: FillQueue,
+    /// Knowledge of the disk at the attach (A9).
+    pub(crate) witness: RefCell<Witness>,
 
     tasks: RefCell<Vec<Task>>,
     pub(crate) wake_publisher: Notify,
@@ -174,6 +178,7 @@ impl<E: Env> CachedVolume<E> {
             requests: Requests::default(),
             dirty_writers: DirtyWriters::default(),
             fills: FillQueue::new(fill_bytes),
+            witness: RefCell::default(),
             tasks: RefCell::default(),
             wake_publisher: Notify::default(),
             writeback: Writeback::new(),
@@ -283,6 +288,11 @@ impl<E: Env> CachedVolume<E> {
     /// UUID of the backing device.
     pub fn uuid(&self) -> Uuid {
         self.superblock.borrow().uuid
+    }
+
+    /// Knowledge at the attach of writes to the disk by others (A9).
+    pub fn witness(&self) -> Witness {
+        self.witness.borrow().clone()
     }
 
     /// Cache mode.

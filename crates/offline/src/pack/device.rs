@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Sector, SectorRange,
+    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Sector, SectorRange, Witness,
 };
 use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, crc64_we};
 
@@ -336,6 +336,20 @@ impl<D: Device> Device for Cache<D> {
         match self {
             Cache::Device(device) => device.write_zeroes(range).await,
             Cache::Pack(pack) => pack.write_zeroes(range).await,
+        }
+    }
+
+    async fn witness(&self) -> IoResult<Witness> {
+        match self {
+            Cache::Device(device) => device.witness().await,
+            Cache::Pack(_) => Ok(Witness::Unneeded),
+        }
+    }
+
+    async fn seal(&self) -> IoResult {
+        match self {
+            Cache::Device(device) => device.seal().await,
+            Cache::Pack(_) => Ok(()),
         }
     }
 }

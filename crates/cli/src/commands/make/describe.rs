@@ -27,6 +27,9 @@ pub(super) fn describe(made: &Made) -> String {
         let _ = writeln!(text, "block_size_in_sectors:\t{}", superblock.block_sectors);
         let _ = writeln!(text, "data_offset_in_sectors:\t{}", superblock.data_offset());
     }
+    if let Some(header) = &made.header {
+        let _ = writeln!(text, "header:\t\t\t{}", header.display());
+    }
     text + "\n"
 }
 
@@ -49,6 +52,9 @@ pub(super) fn describe_json(made: &Made) -> Value {
     } else {
         value["data_offset_bytes"] = json!(superblock.data_offset().bytes());
         value["mode"] = json!(superblock.cache_mode().super_show_word());
+    }
+    if let Some(header) = &made.header {
+        value["header"] = json!(header.display().to_string());
     }
     value
 }

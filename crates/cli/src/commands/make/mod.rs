@@ -5,10 +5,12 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `adopt` | disks that are taken as they are |
 //! | `sizes` | options and sizes that fit each other |
 //! | `contents` | what is on the devices so far |
 //! | `describe` | the report of what was made |
 
+mod adopt;
 mod contents;
 mod describe;
 mod sizes;
@@ -43,6 +45,13 @@ pub struct Args {
     /// --data-offset)
     #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
+    /// Disks with data that stays: taken as they are, without a change of a single byte. Their
+    /// superblock goes to a header file, with a copy on the cache device
+    #[arg(long, value_name = "DISK", num_args = 1..)]
+    adopt: Vec<PathBuf>,
+    /// Header file of the disk after --adopt [default: /var/lib/ubcache/UUID.header]
+    #[arg(long, value_name = "PATH")]
+    header: Option<PathBuf>,
     /// Size of a bucket, a power of two from 4k to 16M [default: 512k]
     #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
     bucket: Option<u64>,
@@ -129,6 +138,8 @@ struct Plan {
     created: bool,
     /// Bytes with magic numbers of other things, to be removed.
     wipe: Vec<Range<u64>>,
+    /// Header file of a disk that is taken as it is.
+    header: Option<PathBuf>,
 }
 
 /// A device that has been written.
@@ -136,6 +147,16 @@ struct Made {
     path: PathBuf,
     bytes: u64,
     superblock: Superblock,
+    /// Header file, if the superblock is there.
+    header: Option<PathBuf>,
+}
+
+/// The part that a device is to have in the set.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Part {
+    Cache,
+    Backing,
+    Adopted,
 }
 
 /// Files to remove again unless the command succeeds.
@@ -156,10 +177,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     check_options(args)?;
     let mut created = Created::default();
     let plans = plan(args, &mut created)?;
-    let made: Vec<Made> = plans
-        .into_iter()
-        .map(|plan| write(plan, args.cset_uuid.is_some()))
-        .collect::<Result<_, _>>()?;
+    let mut made: Vec<Made> = Vec::new();
+    for plan in plans {
+        let cache = made.first().filter(|made| made.superblock.is_cache());
+        made.push(match &plan.header {
+            Some(header) => adopt::write(&plan.target, plan.superblock, header, cache)?,
+            None => write(plan, args.cset_uuid.is_some())?,
+        });
+    }
     created.0.clear();
     if args.json {
         let devices: Vec<Value> = made.iter().map(describe_json).collect();
@@ -174,10 +199,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 /// Opens and checks everything.
 fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
-    let caches = args.cache.iter().map(|path| (path, true, args.cache_size.or(args.size)));
-    let backings = args.bdev.iter().map(|path| (path, false, args.bdev_size.or(args.size)));
-    let mut targets: Vec<(Target, bool, bool)> = Vec::new();
-    for (path, is_cache, size) in caches.chain(backings) {
+    let caches = args.cache.iter().map(|path| (path, Part::Cache, args.cache_size.or(args.size)));
+    let backings = args.bdev.iter().map(|path| (path, Part::Backing, args.bdev_size.or(args.size)));
+    let adopted = args.adopt.iter().map(|path| (path, Part::Adopted, None));
+    let mut targets: Vec<(Target, Part, bool)> = Vec::new();
+    for (path, part, size) in caches.chain(backings).chain(adopted) {
+        let is_cache = part == Part::Cache;
         let taken: Vec<&Path> = targets.iter().map(|(target, ..)| target.path.as_path()).collect();
         if let Some(other) = same_as(path, &taken) {
             return Err(Failure::usage(path.display(), "the same device is given twice")
@@ -192,21 +219,23 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
         }
         let target = Target::open(path, Access::Change)?;
         check_size(args, path, target.bytes, is_cache)?;
-        targets.push((target, is_cache, is_new));
+        targets.push((target, part, is_new));
     }
     let block_bytes =
-        choose_block(args, targets.iter().map(|(target, is_cache, _)| (target, *is_cache)))?;
+        choose_block(args, targets.iter().map(|(target, part, _)| (target, *part == Part::Cache)))?;
     let set_uuid = args.cset_uuid.unwrap_or_else(new_uuid);
     let disks: Vec<(PathBuf, Uuid)> =
         targets.iter().filter_map(|(target, ..)| known_disk(target)).collect();
     let mut plans = Vec::new();
-    for (target, is_cache, created) in targets {
-        let wipe = check_content(args, &target)?;
-        let (target, set) = if args.force { (target, None) } else { read_set(target)? };
+    for (target, part, created) in targets {
+        let is_adopted = part == Part::Adopted;
+        let wipe = if is_adopted { Vec::new() } else { check_content(args, &target)? };
+        let (target, set) =
+            if args.force || is_adopted { (target, None) } else { read_set(target)? };
         if let Some(set) = set {
             refuse_dirty_cache(&target.path, &set, &disks)?;
         }
-        let superblock = if is_cache {
+        let superblock = if part == Part::Cache {
             new_cache(args, &target, set_uuid, block_bytes)
         } else {
             let mode = if args.writeback { CacheMode::Writeback } else { CacheMode::Writethrough };
@@ -221,7 +250,11 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
                 label,
             )
         };
-        plans.push(Plan { target, superblock, created, wipe });
+        let header = match is_adopted {
+            true => Some(adopt::plan(args, &target, &superblock)?),
+            false => None,
+        };
+        plans.push(Plan { target, superblock, created, wipe, header });
     }
     Ok(plans)
 }
@@ -248,8 +281,8 @@ fn new_cache(args: &Args, target: &Target, set_uuid: Uuid, block_bytes: u64) -> 
 }
 
 fn write(plan: Plan, same_set: bool) -> Result<Made, Failure> {
-    let Plan { target, superblock, created, wipe } = plan;
-    let made = Made { path: target.path.clone(), bytes: target.bytes, superblock };
+    let Plan { target, superblock, created, wipe, .. } = plan;
+    let made = Made { path: target.path.clone(), bytes: target.bytes, superblock, header: None };
     // Close it first: it is opened again for the I/O, and only one at a time can have it.
     drop(target);
     let host = host()?;

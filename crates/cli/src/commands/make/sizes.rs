@@ -17,11 +17,12 @@ const BUCKET_BYTES_MAX: u64 = 16 << 20;
 const BLOCK_BYTES_MAX: u64 = 4 << 10;
 
 pub(super) fn check_options(args: &Args) -> Result<(), Failure> {
-    if args.cache.is_empty() && args.bdev.is_empty() {
+    if args.cache.is_empty() && args.bdev.is_empty() && args.adopt.is_empty() {
         return Err(
             Failure::usage("make", "no device given").expected("-C DEVICE, -B DEVICE or both")
         );
     }
+    super::adopt::check_options(args)?;
     if args.cache.len() > 1 {
         return Err(Failure::usage("-C", "more than one cache device")
             .found(format_args!("{} devices", args.cache.len()))
@@ -57,9 +58,9 @@ pub(super) fn check_options(args: &Args) -> Result<(), Failure> {
             .found(format_args!("{} bytes", label.len()))
             .expected(format_args!("at most {LABEL_BYTES} bytes")));
     }
-    if args.label.is_some() && args.bdev.len() > 1 {
+    if args.label.is_some() && args.bdev.len() + args.adopt.len() > 1 {
         return Err(Failure::usage("--label", "one label for several backing devices")
-            .found(format_args!("{} devices after -B", args.bdev.len()))
+            .found(format_args!("{} devices after -B", args.bdev.len() + args.adopt.len()))
             .expected("a label for each: it is the name of the export, and has to be unique")
             .advice(
                 "leave it out, and set labels when the disks are served: ubcache set --volume \

@@ -1,0 +1,139 @@
+//! Opening of backing devices, with the header of one that has no superblock.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+
+use ubcache_engine::CachedVolume;
+use ubcache_env::joined::{Header, HeaderCopy, place_for_copy};
+use ubcache_env::{Joined, Witness};
+use ubcache_format::SECTOR_BYTES;
+use ubcache_host::{HostEnv, HostFile, PageCache};
+
+use super::world::{World, open as open_device, refuse_vague_discards};
+use crate::config::ServeConfig;
+use crate::failure::Failure;
+use crate::open::header::{FoundHeader, create_header};
+use crate::open::superblock::superblock_of;
+
+/// A backing device that is open.
+pub(crate) struct Backing {
+    pub(crate) device: Joined<HostFile>,
+    /// It takes no writes any more: see [`HostFile::lost`].
+    pub(crate) lost: Rc<Cell<bool>>,
+}
+
+/// Opens a backing device for itself alone, and its header; `cache`: the device for the header's
+/// copy. A header that was lost is made again.
+pub(crate) async fn open_backing(
+    host: &HostEnv,
+    config: &ServeConfig,
+    (path, header): (&Path, Option<&FoundHeader>),
+    cache: Option<&Rc<HostFile>>,
+) -> Result<Backing, Failure> {
+    let disk = open_device(host, path, config.page_cache).await?;
+    disk.slow_down_reads(config.read_time_min);
+    if !config.trust_discards && refuse_vague_discards(&disk) {
+        tracing::info!(
+            device = %path.display(),
+            "discards are not passed on to this device: discarded sectors may read differently \
+             every time (--trust-discards passes them on)"
+        );
+    }
+    let lost = disk.lost();
+    let device = match header {
+        None => disk.into(),
+        Some(header) => Joined::new(disk, open_header(host, config, header, cache).await?),
+    };
+    Ok(Backing { device, lost })
+}
+
+async fn open_header(
+    host: &HostEnv,
+    config: &ServeConfig,
+    found: &FoundHeader,
+    cache: Option<&Rc<HostFile>>,
+) -> Result<Header<HostFile>, Failure> {
+    let path = &found.path;
+    if let Some(content) = &found.lost {
+        create_header(path, content)?;
+        tracing::warn!(
+            header = %path.display(),
+            "the header of the disk was lost; it was found on the cache device and made again"
+        );
+    }
+    // Each write of it is durable when it completes, with and without a page cache.
+    let page_cache = match config.page_cache {
+        PageCache::Never => PageCache::Needed,
+        given => given,
+    };
+    let file = open_device(host, path, page_cache).await?;
+    let copy = match cache {
+        Some(cache) => copy_place(cache, found).await,
+        None => None,
+    };
+    let header = Header::open(file, copy, &found.identity).await.map_err(|error| {
+        Failure::refused(path, format_args!("the header can't be read: {error}"))
+            .expected("the header that `ubcache make --adopt` made")
+            .advice("move it away: the copy on the cache device is then used")
+    })?;
+    let path = path.clone();
+    header.when_copy_fails(move |error| {
+        tracing::warn!(
+            header = %path.display(),
+            "the copy of the header on the cache device is not written any more: {error}"
+        );
+    });
+    Ok(header)
+}
+
+/// The place of the header's copy on the cache device.
+async fn copy_place(cache: &Rc<HostFile>, found: &FoundHeader) -> Option<HeaderCopy<HostFile>> {
+    let place = match superblock_of(&**cache).await {
+        Ok(superblock) => place_for_copy(&**cache, &superblock, found.superblock.uuid).await,
+        Err(error) => {
+            tracing::warn!(header = %found.path.display(), "no copy on the cache device: {error}");
+            return None;
+        }
+    };
+    match place {
+        Ok(Some(at)) => Some(HeaderCopy { device: Rc::downgrade(cache), at }),
+        Ok(None) => {
+            tracing::warn!(
+                header = %found.path.display(),
+                "the cache device has no room for a copy of the header: keep a backup of the file"
+            );
+            None
+        }
+        Err(error) => {
+            tracing::warn!(header = %found.path.display(), "no copy on the cache device: {error}");
+            None
+        }
+    }
+}
+
+/// Logs what a start found of a disk that has no superblock (A9).
+pub(crate) fn say_witness<W: World>(name: &str, volume: &CachedVolume<W>) {
+    match volume.witness() {
+        Witness::Unneeded | Witness::Same => {}
+        Witness::Unknown => tracing::info!(
+            export = name,
+            "the last run of this disk did not end with a clean stop: its clean data was dropped, \
+             because nothing on the disk says whether somebody else wrote to it since. What that \
+             run had not written is as it was"
+        ),
+        Witness::Different { found, expected } => tracing::warn!(
+            export = name,
+            %found,
+            %expected,
+            "the disk was written without its cache since the last run: what was cached of it was \
+             dropped, except for dirty data that was to be kept"
+        ),
+        Witness::Resized { found, expected } => tracing::warn!(
+            export = name,
+            found_bytes = found * SECTOR_BYTES,
+            expected_bytes = expected * SECTOR_BYTES,
+            "the disk has another size than in the last run, which was accepted"
+        ),
+    }
+}
