@@ -14,7 +14,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
-use support::{Daemon, each_io, make_set, text};
+use serde_json::json;
+use support::{Daemon, each_io, http, make_set, must, text, ubcache};
 use ubcache_cli::nbd_client::Client;
 
 const BYTES: usize = 64 << 10;
@@ -93,6 +94,54 @@ fn a_guest_and_an_nbd_client_see_the_same_volume() {
         nbd.write(1 << 20, &[8; BYTES], false).expect("written");
         assert!(disk.read(1 << 20) == vec![8; BYTES]);
         drop((disk, other, nbd));
+        drop(daemon);
+    });
+}
+
+/// Status, its JSON, the API and the metrics show who uses an export.
+#[test]
+fn guests_are_in_status_api_and_metrics() {
+    each_io("guests_are_in_status_api_and_metrics", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64, 32], &[]);
+        let socket = directory.join("guest.sock");
+        let export = format!("disk0.img={}", socket.display());
+        let daemon = Daemon::start(io, directory, &cache, &backings, &["--vhost-user", &export]);
+        let of_volume = |index: usize| {
+            let status = daemon.status();
+            status["sets"][0]["volumes"][index]["frontends"].clone()
+        };
+        let table = || must(ubcache().args(["status", "--control"]).arg(&daemon.control));
+        let metrics = || must(ubcache().args(["metrics", "--control"]).arg(&daemon.control));
+        assert_eq!(of_volume(1), json!({ "ublk": [], "vhost_user": [] }));
+        let before = of_volume(0);
+        let before = &before["vhost_user"][0];
+        assert_eq!((&before["socket"], &before["connected"]), (&json!(socket), &json!(false)));
+        assert!(table().contains(&format!("guest at {}  not connected", socket.display())));
+
+        let mut disk = Disk::connect(&socket);
+        disk.write(0, 5);
+        let now = of_volume(0);
+        let guest = &now["vhost_user"][0];
+        assert_eq!((&guest["connected"], &guest["queues"]), (&json!(true), &json!(1)), "{guest}");
+        assert_eq!((&guest["in_flight"], &guest["reissued"]), (&json!(0), &json!(0)), "{guest}");
+        assert_eq!((&guest["rings"][0]["queue"], &guest["broken_queues"]), (&json!(0), &json!(0)));
+        let features = guest["features"].as_array().expect("features");
+        assert!(features.contains(&json!("flush")), "{guest}");
+        let api = http::ask(&daemon.control, "GET", "/v1/volumes/disk0.img", "").json();
+        assert_eq!(api["frontends"], now);
+        let said = table();
+        let line = said.lines().find(|line| line.contains("guest at")).expect("a line");
+        assert!(line.contains("connected, 1 queue, 0 in flight, 0 carried out again; "), "{line}");
+        let said = metrics();
+        for (name, value) in [("connected", 1), ("queues", 1), ("requests_in_flight", 0)] {
+            let name = format!("ubcache_frontend_{name}{{");
+            let lines: Vec<&str> = said.lines().filter(|line| line.starts_with(&name)).collect();
+            let [line] = lines[..] else { panic!("{name}: {lines:?}") };
+            assert!(line.contains("frontend=\"vhost-user\"") && line.contains("disk0.img"));
+            let found: Option<f64> = line.rsplit(' ').next().and_then(|word| word.parse().ok());
+            assert_eq!(found, Some(f64::from(value)), "{line}");
+        }
+        drop(disk);
         drop(daemon);
     });
 }

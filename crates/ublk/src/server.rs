@@ -50,6 +50,16 @@ impl Requests {
         self.changed.notify_all();
     }
 
+    /// Requests that are being carried out.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Returns true if requests wait for another server, or for [`Requests::release`].
+    pub fn is_held(&self) -> bool {
+        self.held.get()
+    }
+
     /// Waits until no request is being carried out.
     pub async fn idle(&self) {
         while self.in_flight.get() > 0 {

@@ -27,6 +27,29 @@ pub(crate) const RANGES_MAX: u32 = 64;
 /// Sectors of one such range, at most: 1 GiB.
 pub(crate) const RANGE_SECTORS_MAX: u32 = 2 << 20;
 
+/// Names of features, for reports.
+const NAMES: [(u32, &str); 13] = [
+    (VIRTIO_BLK_F_SEG_MAX, "seg-max"),
+    (VIRTIO_BLK_F_RO, "read-only"),
+    (VIRTIO_BLK_F_BLK_SIZE, "block-size"),
+    (VIRTIO_BLK_F_FLUSH, "flush"),
+    (VIRTIO_BLK_F_TOPOLOGY, "topology"),
+    (VIRTIO_BLK_F_CONFIG_WCE, "config-wce"),
+    (VIRTIO_BLK_F_MQ, "multiqueue"),
+    (VIRTIO_BLK_F_DISCARD, "discard"),
+    (VIRTIO_BLK_F_WRITE_ZEROES, "write-zeroes"),
+    (VIRTIO_RING_F_INDIRECT_DESC, "indirect-descriptors"),
+    (VIRTIO_RING_F_EVENT_IDX, "event-index"),
+    (PROTOCOL_FEATURES.ilog2(), "protocol-features"),
+    (VIRTIO_F_VERSION_1, "version-1"),
+];
+
+/// The names of those features.
+pub(crate) fn names(features: u64) -> Vec<&'static str> {
+    let there = NAMES.iter().filter(|(bit, _)| features & 1 << bit != 0);
+    there.map(|(_, name)| *name).collect()
+}
+
 /// Features that the disk offers.
 pub(crate) fn offered(info: &VolumeInfo) -> u64 {
     let bits = [

@@ -35,6 +35,45 @@ pub enum Lineage {
 )]
 pub struct LostWrites;
 
+/// Counts since the start of the process, of all disks that share them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    reissued: Cell<u64>,
+}
+
+impl Counters {
+    /// Requests of former connections that had no answer and were carried out again.
+    pub fn reissued(&self) -> u64 {
+        self.reissued.get()
+    }
+
+    pub(crate) fn count_reissued(&self) {
+        self.reissued.set(self.reissued.get() + 1);
+    }
+}
+
+/// A disk at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DiskStatus {
+    /// Features that the guest's driver and the disk have agreed on.
+    pub features: Vec<&'static str>,
+    /// Queues that are served.
+    pub rings: Vec<RingStatus>,
+}
+
+/// A queue that is served.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct RingStatus {
+    /// Its number.
+    pub queue: u16,
+    /// Its descriptors.
+    pub size: u16,
+    /// Requests that are being carried out.
+    pub in_flight: u64,
+    /// Nothing is taken from it until the guest resets the disk.
+    pub broken: bool,
+}
+
 /// Settings of a disk.
 #[derive(Clone)]
 pub struct Settings {
@@ -44,6 +83,8 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Share that this start has of the writes of those before it.
     pub lineage: Lineage,
+    /// Counts of what this disk does.
+    pub counters: Rc<Counters>,
     /// Called when a queue stops because the guest did something wrong: its number and the reason.
     pub report: Rc<dyn Fn(u16, QueueError)>,
 }
@@ -54,6 +95,7 @@ impl Default for Settings {
             queues: QUEUES_MAX,
             memory_bytes: 64 << 20,
             lineage: Lineage::Whole,
+            counters: Rc::default(),
             report: Rc::new(|_, _| ()),
         }
     }
@@ -79,6 +121,7 @@ pub(crate) struct Shared<E, V> {
     pub(crate) read_only: bool,
     /// Memory for the data of requests.
     pub(crate) memory: Rc<Semaphore>,
+    pub(crate) counters: Rc<Counters>,
     sectors: Cell<u64>,
     features: Cell<u64>,
     writeback: Cell<bool>,
@@ -136,6 +179,7 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
             block_bytes: info.block_bytes.max(512),
             read_only: info.read_only,
             memory: Rc::new(Semaphore::new(settings.memory_bytes.max(u64::from(PIECE_BYTES)))),
+            counters: settings.counters.clone(),
             sectors: Cell::new(info.sectors),
             features: Cell::new(0),
             writeback: Cell::new(true),
@@ -169,6 +213,14 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
             self.queues.iter().for_each(|queue| queue.set_enabled(true));
         }
         true
+    }
+
+    /// The disk now.
+    pub fn status(&self) -> DiskStatus {
+        DiskStatus {
+            features: config::names(self.shared.features.get()),
+            rings: self.queues.iter().filter_map(|queue| queue.status()).collect(),
+        }
     }
 
     /// Number of queues.

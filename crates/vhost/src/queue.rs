@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use ubcache_env::{Bell, Env, Priority, StreamError, StreamId, Volume};
 
 use crate::chain::{Chain, ChainError};
-use crate::device::{Ring, Shared};
+use crate::device::{Ring, RingStatus, Shared};
 use crate::inflight::{InflightQueue, InflightRegion};
 use crate::places::Memory;
 use crate::ring::SplitRing;
@@ -123,6 +123,17 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
     /// Returns true from its start to its stop.
     pub(crate) fn is_running(&self) -> bool {
         self.is_running.get()
+    }
+
+    /// The queue now, if it is served.
+    pub(crate) fn status(&self) -> Option<RingStatus> {
+        let state = self.state.borrow();
+        self.is_running.get().then(|| RingStatus {
+            queue: self.index,
+            size: state.ring.size(),
+            in_flight: self.in_flight.get() as u64,
+            broken: state.broken,
+        })
     }
 
     /// The shape of a queue is fixed while it is served.
@@ -314,7 +325,10 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
         }
         let Some(memory) = &state.memory else { return Ok(None) };
         let head = match state.again.pop_front() {
-            Some(head) => head,
+            Some(head) => {
+                self.shared.counters.count_reissued();
+                head
+            }
             None => loop {
                 if let Some(head) = state.ring.take()? {
                     break head;

@@ -1,6 +1,7 @@
 //! One connection of a monitor, from its first message to its end.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use ubcache_env::local::{Either, Notify, first};
 use ubcache_env::{Channel, Env, PassedFiles, Priority, StreamError, StreamId, Volume};
 use vhost::vhost_user::message::FrontendReq;
 
-use crate::device::{Device, Settings};
+use crate::device::{Device, DiskStatus, Settings};
 use crate::handler::Handler;
 use crate::relay::{Message, Reader, Relay, backend_channel, config_changed};
 
@@ -46,11 +47,19 @@ impl From<io::Error> for ServeError {
 }
 
 /// Control of all connections that share it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Control {
     draining: Cell<bool>,
     sizes: Cell<u64>,
     changed: Notify,
+    /// Reads the status of the disk of the newest connection.
+    disk: RefCell<Option<Box<dyn Fn() -> Option<DiskStatus>>>>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("draining", &self.draining).finish_non_exhaustive()
+    }
 }
 
 impl Control {
@@ -59,6 +68,11 @@ impl Control {
     pub fn drain(&self) {
         self.draining.set(true);
         self.changed.notify_all();
+    }
+
+    /// The disk of the connection that is served; none: there is no connection.
+    pub fn disk(&self) -> Option<DiskStatus> {
+        self.disk.borrow().as_ref().and_then(|status| status())
     }
 
     /// Lets connections be served again that come from now on.
@@ -119,11 +133,15 @@ pub async fn serve_connection<E: Env + PassedFiles, C: Channel, V: Volume>(
         channel,
         monitor: RefCell::default(),
     };
+    let disk = Rc::downgrade(&device);
+    let status = move || disk.upgrade().map(|disk| disk.status());
+    *options.control.disk.borrow_mut() = Some(Box::new(status));
     let served = connection.serve(&options.control).await;
     if options.control.is_draining() {
         device.settle().await;
     }
     device.end().await;
+    options.control.disk.take();
     connection.channel.close();
     if let Some(monitor) = connection.monitor.take() {
         monitor.close();

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
+use ubcache_daemon::served::frontends::FrontendsReport;
 use ubcache_daemon::served::health::Health;
 use ubcache_daemon::served::report::{Counters, Report, SetReport, VolumeReport};
 use ubcache_daemon::size::show_size;
@@ -144,6 +145,7 @@ fn table(report: &Report) -> String {
                 show_size(flash.used_bytes),
                 show_size(cache.flash_room_bytes)
             );
+            frontends(&mut text, &flash.frontends);
         }
         for down in &set.down {
             let _ = writeln!(text, "  down     {}  {}", down.name, down.path);
@@ -226,6 +228,50 @@ fn duration(seconds: u64) -> String {
     }
 }
 
+/// Block devices and virtual machines.
+fn frontends(text: &mut String, report: &FrontendsReport) {
+    for device in &report.ublk {
+        let _ = writeln!(
+            text,
+            "           block device {}  {}{}, {}, {} in flight; {}",
+            device.path,
+            device.state,
+            if device.recovered { " (recovered)" } else { "" },
+            counted(device.queues, &format!("queue of {}", device.depth)),
+            device.in_flight,
+            device.abilities.join(", ")
+        );
+    }
+    for guest in &report.vhost_user {
+        let socket = visible(&guest.socket);
+        if !guest.connected {
+            let _ = writeln!(text, "           guest at {socket}  not connected");
+            continue;
+        }
+        let broken = match guest.broken_queues {
+            0 => String::new(),
+            broken => format!(", {broken} of them broken"),
+        };
+        let _ = writeln!(
+            text,
+            "           guest at {socket}  connected, {}{broken}, {} in flight, {} carried out \
+             again; {}",
+            counted(guest.queues, "queue"),
+            guest.in_flight,
+            guest.reissued,
+            guest.features.join(", ")
+        );
+    }
+}
+
+/// A number of things: `1 queue`, `2 queues of 128`.
+fn counted(number: u64, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        _ => format!("{number} {}", thing.replacen("queue", "queues", 1)),
+    }
+}
+
 fn volume_table(text: &mut String, volume: &VolumeReport) {
     let (stats, backing) = (&volume.stats, &volume.backing);
     let _ = writeln!(
@@ -261,6 +307,7 @@ fn volume_table(text: &mut String, volume: &VolumeReport) {
         stats.cache_bypass_misses,
         show_size(stats.bypassed_bytes)
     );
+    frontends(text, &volume.frontends);
     for uri in &volume.uris {
         let _ = writeln!(text, "           {uri}");
     }

@@ -305,7 +305,7 @@ function writebackWords(writeback) {
   return left === null ? speed : `${speed}, ${seconds(left)} left`;
 }
 
-const WORDS = ["volume", "state", "mode", "writeback", "requests"];
+const WORDS = ["volume", "state", "mode", "writeback", "requests", "frontend"];
 function column(word) {
   return element("th", { scope: "col", class: WORDS.includes(word) ? "word" : "number" }, word);
 }
@@ -436,6 +436,50 @@ function latencyCard(set, place) {
   );
 }
 
+/** Block devices and guests; none if no export has one. */
+function frontendsCard(set, place) {
+  const row = (name, kind, state, at, frontend, again) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, name),
+      element("td", {}, kind),
+      element("td", {}, state),
+      cell(exact(`${at}/queues`, frontend.queues, count)),
+      cell(exact(`${at}/in_flight`, frontend.in_flight, count)),
+      cell(again),
+    );
+  const of = (exports, list) =>
+    exports.flatMap((it, index) => {
+      const at = `${place}/${list}/${index}/frontends`;
+      const devices = it.frontends.ublk.map((device, number) =>
+        row(it.name, device.path, device.state, `${at}/ublk/${number}`, device, "not known"),
+      );
+      const guests = it.frontends.vhost_user.map((guest, number) => {
+        const here = `${at}/vhost_user/${number}`;
+        const broken = guest.broken_queues ? `, ${guest.broken_queues} queues broken` : "";
+        const state = guest.connected ? `connected${broken}` : "not connected";
+        const again = exact(`${here}/reissued`, guest.reissued, count);
+        return row(it.name, `guest at ${guest.socket}`, state, here, guest, again);
+      });
+      return [...devices, ...guests];
+    });
+  const rows = [...of(set.volumes, "volumes"), ...of(set.flash, "flash")];
+  if (rows.length === 0) return null;
+  const head = ["volume", "frontend", "state", "queues", "in flight", "carried out again"];
+  return element(
+    "div",
+    { class: "card wide", tabindex: "0", role: "region", "aria-label": "frontends" },
+    element(
+      "table",
+      {},
+      element("caption", { class: "faint" }, "Block devices and virtual machines."),
+      element("thead", {}, element("tr", {}, ...head.map((word) => column(word)))),
+      element("tbody", {}, ...rows),
+    ),
+  );
+}
+
 function setSection(set, index) {
   const place = `sets/${index}`;
   return element(
@@ -447,6 +491,7 @@ function setSection(set, index) {
     adviceCard(set),
     volumesCard(set, place),
     element("div", { class: "cards" }, cacheCard(set, place), bucketsCard(set)),
+    frontendsCard(set, place),
     mapsCard(set),
     latencyCard(set, place),
     element("div", { class: "cards" }, ...charts(set, index)),

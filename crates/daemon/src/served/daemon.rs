@@ -390,6 +390,7 @@ impl<W: World> Daemon<W> {
                 requests: paths(&status.requests),
                 bypassed: reasons(&status.requests),
                 periods: periods(&status.periods),
+                frontends: self.frontends(&served.name),
                 uris: uris(&served.name),
             }
         });

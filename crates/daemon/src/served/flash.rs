@@ -82,6 +82,7 @@ impl<W: World> Daemon<W> {
                 used_bytes: status.used_bytes,
                 refused_writes: status.refused_writes,
                 requests: paths(&status.requests),
+                frontends: self.frontends(&served.name),
                 uris: uris(&served.name),
             }
         };

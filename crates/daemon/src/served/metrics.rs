@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::frontends::Frontend;
 use super::health::Health;
 use super::report::{Counters, Report, SetReport, VolumeReport};
 use super::request_report::{BypassReport, LatencyReport};
@@ -183,6 +184,34 @@ const VOLUME: &[Metric<VolumeReport>] = &[
     ),
 ];
 
+const FRONTEND: &[Metric<Frontend>] = &[
+    metric(
+        "frontend_connected",
+        "Block devices that are served, or guests that are connected",
+        Value::Now(|it| it.connected as f64),
+    ),
+    metric(
+        "frontend_queues",
+        "Queues of block devices, or queues that guests use",
+        Value::Now(|it| it.queues as f64),
+    ),
+    metric(
+        "frontend_broken_queues",
+        "Queues that are not served, as the guest made a mistake",
+        Value::Now(|it| it.broken_queues as f64),
+    ),
+    metric(
+        "frontend_requests_in_flight",
+        "Requests of block devices or guests that are being carried out",
+        Value::Now(|it| it.in_flight as f64),
+    ),
+    metric(
+        "frontend_reissued",
+        "Requests of guests that a former connection left without an answer",
+        Value::Total(|it| it.reissued),
+    ),
+];
+
 const DEVICE: &[Metric<Counters>] = &[
     metric("device_reads", "Read requests to a device", Value::Total(|it| it.reads)),
     metric("device_read", "Data read from a device", Value::TotalBytes(|it| it.read_bytes)),
@@ -348,6 +377,7 @@ impl Collector for Numbers {
             });
             metric.encode(&mut encoder, caches.chain(disks))?;
         }
+        self.encode_frontends(&mut encoder)?;
         self.encode_requests(&mut encoder)?;
         let mut info = encoder.encode_descriptor(
             "volume",
@@ -370,6 +400,29 @@ impl Collector for Numbers {
 }
 
 impl Numbers {
+    /// Block devices and guests.
+    fn encode_frontends(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let exports = self.0.sets.iter().flat_map(|set| {
+            let cached = set.volumes.iter().map(|it| (&it.name, &it.frontends));
+            let flash = set.flash.iter().map(|it| (&it.name, &it.frontends));
+            cached.chain(flash).map(move |(name, frontends)| (set, name, frontends))
+        });
+        let all: Vec<(Labels, Frontend)> = exports
+            .flat_map(|(set, name, frontends)| {
+                Frontend::all(frontends).map(move |frontend| {
+                    let set = ("set", label(set.id()));
+                    let labels = vec![set, ("volume", label(name))];
+                    let which = ("frontend", frontend.name.to_owned());
+                    (labels.into_iter().chain([which]).collect(), frontend)
+                })
+            })
+            .collect();
+        for metric in FRONTEND {
+            metric.encode(encoder, all.iter().map(|(labels, it)| (labels.clone(), it)))?;
+        }
+        Ok(())
+    }
+
     /// Requests by path and by reason, and latencies.
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let sets = || self.0.sets.iter();

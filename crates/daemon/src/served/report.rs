@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::frontends::FrontendsReport;
 use super::request_report::{
     BypassReport, DeviceLatencyReport, LatencyReport, PathReport, PeriodReport,
 };
@@ -225,6 +226,9 @@ pub struct VolumeReport {
     /// Statistics of five minutes, an hour, a day, and in total.
     #[serde(default)]
     pub periods: BTreeMap<String, PeriodReport>,
+    /// Block devices and sockets for virtual machines.
+    #[serde(default)]
+    pub frontends: FrontendsReport,
     /// URIs of the export.
     #[serde(default)]
     pub uris: Vec<String>,
@@ -247,6 +251,9 @@ pub struct FlashReport {
     pub refused_writes: u64,
     /// Requests by the path that they took; reads are hits, writes are writeback writes.
     pub requests: BTreeMap<String, PathReport>,
+    /// Block devices and sockets for virtual machines.
+    #[serde(default)]
+    pub frontends: FrontendsReport,
     /// URIs of the export.
     pub uris: Vec<String>,
 }
@@ -343,13 +350,13 @@ mod tests {
         );
         assert_eq!(
             keys(&set["flash"][0]),
-            "label name refused_writes requests size_bytes uris used_bytes uuid"
+            "frontends label name refused_writes requests size_bytes uris used_bytes uuid"
         );
         let volume = &set["volumes"][0];
         assert_eq!(
             keys(volume),
-            "backing bypassed dirty_bytes label mode name periods requests scrub size_bytes state \
-             stats uris uuid writeback"
+            "backing bypassed dirty_bytes frontends label mode name periods requests scrub \
+             size_bytes state stats uris uuid writeback"
         );
         assert_eq!(
             keys(&volume["writeback"]),

@@ -23,8 +23,10 @@ pub struct BlockDevice {
     pub export: String,
     /// The device, as it was made.
     pub info: DeviceInfo,
-    pub(super) requests: Rc<Requests>,
-    pub(super) queues: Vec<Task>,
+    /// A former daemon made it.
+    pub recovered: bool,
+    pub(crate) requests: Rc<Requests>,
+    pub(crate) queues: Vec<Task>,
 }
 
 /// A way out for a device that somebody uses.

@@ -237,7 +237,8 @@ impl<W: World> Daemon<W> {
             })
         });
         let queues = queues.collect();
-        Ok(BlockDevice { export: export.to_owned(), info, requests, queues })
+        let (export, recovered) = (export.to_owned(), prepared.recovered);
+        Ok(BlockDevice { export, info, recovered, requests, queues })
     }
 
     /// Removes all block devices but those that somebody uses.

@@ -10,7 +10,7 @@ use ubcache_env::{Nanos, StreamId, Task};
 use ubcache_host::{HostChannel, HostListener, HostSocket};
 use ubcache_nbd::Exports;
 use ubcache_vhost::{
-    Control, Lineage, Options, QUEUES_MAX, ServeError, Settings, serve_connection,
+    Control, Counters, Lineage, Options, QUEUES_MAX, ServeError, Settings, serve_connection,
 };
 
 use crate::served::world::World;
@@ -26,7 +26,8 @@ pub struct GuestSocket {
     pub export: String,
     /// Its path.
     pub path: PathBuf,
-    pub(super) control: Rc<Control>,
+    pub(crate) control: Rc<Control>,
+    pub(crate) counters: Rc<Counters>,
     connected: Rc<Cell<bool>>,
     /// Serves one guest after the other.
     task: Task,
@@ -42,12 +43,13 @@ impl GuestSocket {
         streams: Rc<Cell<u64>>,
         lineage: Lineage,
     ) -> GuestSocket {
-        let control = Rc::<Control>::default();
+        let (control, counters) = (Rc::<Control>::default(), Rc::<Counters>::default());
         let connected = Rc::<Cell<bool>>::default();
         let guests = Guests {
             world: world.clone(),
             export: export.clone(),
             control: control.clone(),
+            counters: counters.clone(),
             connected: connected.clone(),
             exports,
             streams,
@@ -57,7 +59,7 @@ impl GuestSocket {
         let task = world.spawn(ubcache_env::Priority::Foreground, async move {
             guests.accept(&listener).await
         });
-        GuestSocket { export, path, control, connected, task }
+        GuestSocket { export, path, control, counters, connected, task }
     }
 
     /// Returns true if a guest is connected.
@@ -78,6 +80,7 @@ struct Guests<W: World> {
     world: W,
     export: String,
     control: Rc<Control>,
+    counters: Rc<Counters>,
     connected: Rc<Cell<bool>>,
     exports: Rc<Exports<Exported<W>>>,
     /// Number of the next stream.
@@ -135,7 +138,8 @@ impl<W: World> Guests<W> {
             }
         };
         let (report, lineage) = (Rc::new(report), self.lineage);
-        let settings = Settings { report, lineage, ..Settings::default() };
+        let counters = self.counters.clone();
+        let settings = Settings { report, lineage, counters, ..Settings::default() };
         let options = Options { settings, control: self.control.clone() };
         let host = self.world.host().clone();
         let channel = HostChannel::over(&host, socket);
