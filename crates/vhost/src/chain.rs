@@ -6,6 +6,8 @@ use vm_memory::{Address, ByteValued, VolatileMemory, VolatileSlice};
 
 use crate::places::{Memory, OutsideMemory};
 
+/// Bytes of the header of a request.
+pub(crate) const HEADER_BYTES: u32 = 16;
 /// Bytes of a descriptor.
 const DESCRIPTOR_BYTES: u64 = 16;
 /// Descriptors of one request, at most. The device offers fewer; some drivers exceed that.
@@ -146,13 +148,18 @@ impl Chain {
         self.write_bytes
     }
 
+    /// Bytes of data: without the header and the status.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.bytes().saturating_sub(u64::from(HEADER_BYTES) + 1)
+    }
+
     /// Bytes of all its parts.
     pub(crate) fn bytes(&self) -> u64 {
         u64::from(self.read_bytes) + u64::from(self.write_bytes)
     }
 
-    /// The first 16 bytes that the device reads, the first one in the lowest place. Hot: mostly they
-    /// are one descriptor's.
+    /// The first 16 bytes that the device reads, the first one in the lowest place. Hot: mostly
+    /// they are one descriptor's.
     pub(crate) fn header(&self, memory: &Memory) -> Result<u128, OutsideMemory> {
         let first = self.segments[..self.readable].first().filter(|first| first.len >= 16);
         if let Some(place) = first.and_then(|first| memory.slice(first.at, 16))

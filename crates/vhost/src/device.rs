@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::local::Semaphore;
-use ubcache_env::{Bell, Env, StreamEnd, StreamId, Volume, VolumeInfo};
+use ubcache_env::{Bell, Env, Nanos, StreamEnd, StreamId, Volume, VolumeInfo};
 use vm_memory::GuestMemoryMmap;
 
 use crate::QUEUES_MAX;
@@ -34,6 +34,10 @@ pub enum Lineage {
      virtual machine off and on, so that its file systems start from what is there"
 )]
 pub struct LostWrites;
+
+/// Limits on requests: takes the present moment and the bytes of a request, and gives the moment at
+/// which it may start.
+pub type Pace = Rc<dyn Fn(Nanos, u64) -> Nanos>;
 
 /// Counts since the start of the process, of all disks that share them.
 #[derive(Debug, Default)]
@@ -83,6 +87,8 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Share that this start has of the writes of those before it.
     pub lineage: Lineage,
+    /// Limits on requests; none: there are none.
+    pub pace: Option<Pace>,
     /// Counts of what this disk does.
     pub counters: Rc<Counters>,
     /// Called when a queue stops because the guest did something wrong: its number and the reason.
@@ -95,6 +101,7 @@ impl Default for Settings {
             queues: QUEUES_MAX,
             memory_bytes: 64 << 20,
             lineage: Lineage::Whole,
+            pace: None,
             counters: Rc::default(),
             report: Rc::new(|_, _| ()),
         }
@@ -121,6 +128,7 @@ pub(crate) struct Shared<E, V> {
     pub(crate) read_only: bool,
     /// Memory for the data of requests.
     pub(crate) memory: Rc<Semaphore>,
+    pub(crate) pace: Option<Pace>,
     pub(crate) counters: Rc<Counters>,
     sectors: Cell<u64>,
     features: Cell<u64>,
@@ -179,6 +187,7 @@ impl<E: Env, V: Volume, B: Bell> Device<E, V, B> {
             block_bytes: info.block_bytes.max(512),
             read_only: info.read_only,
             memory: Rc::new(Semaphore::new(settings.memory_bytes.max(u64::from(PIECE_BYTES)))),
+            pace: settings.pace.clone(),
             counters: settings.counters.clone(),
             sectors: Cell::new(info.sectors),
             features: Cell::new(0),

@@ -50,7 +50,9 @@ mod signal;
 mod workers;
 
 pub use chain::ChainError;
-pub use device::{Counters, Device, DiskStatus, Lineage, LostWrites, Ring, RingStatus, Settings};
+pub use device::{
+    Counters, Device, DiskStatus, Lineage, LostWrites, Pace, Ring, RingStatus, Settings,
+};
 pub use inflight::InflightRegion;
 pub use queue::QueueError;
 pub use serve::{Control, Options, ServeError, serve_connection};

@@ -18,6 +18,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use ubcache_env::local::{Notify, first};
 use ubcache_env::{Bell, Env, Priority, StreamError, StreamId, Volume};
 
 use crate::chain::{Chain, ChainError};
@@ -80,6 +81,8 @@ pub(crate) struct Queue<E, V, B> {
     /// There may be something to take or to publish.
     work: Signal,
     in_flight: Cell<usize>,
+    /// The queue is stopped: requests that wait for their turn by the limits go on.
+    hurry: Notify,
     idle: Signal,
     /// Answers to be published: first descriptor and bytes written.
     answers: RefCell<Vec<(u16, u32)>>,
@@ -107,6 +110,7 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
             is_running: Cell::new(false),
             work: Signal::default(),
             in_flight: Cell::new(0),
+            hurry: Notify::default(),
             idle: Signal::default(),
             answers: RefCell::default(),
         }
@@ -241,6 +245,7 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
     pub(crate) async fn stop(&self) -> u16 {
         self.run.set(self.run.get() + 1);
         self.work.set();
+        self.hurry.notify_all();
         self.idle.until(|| self.in_flight.get() == 0).await;
         self.publish();
         self.is_running.set(false);
@@ -248,6 +253,18 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
         state.ring.unmap();
         state.inflight = None;
         state.ring.next()
+    }
+
+    /// Waits until the limits permit a request of so many bytes, or the queue is stopped: then it
+    /// is counted, and the next ones wait for longer.
+    pub(crate) async fn turn(&self, bytes: u64) {
+        let Shared { env, pace, .. } = &*self.shared;
+        let Some(pace) = pace else { return };
+        let (now, hurry) = (env.now(), self.hurry.notified());
+        let start = pace(now, bytes);
+        if start > now {
+            first(env.sleep_until(start), hurry).await;
+        }
     }
 
     /// A request has its answer: so many bytes were written. Without: the connection has ended.

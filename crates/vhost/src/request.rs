@@ -9,13 +9,12 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
-use crate::chain::Chain;
+use crate::chain::{Chain, HEADER_BYTES};
 use crate::config::{RANGE_SECTORS_MAX, RANGES_MAX};
 use crate::device::Shared;
 use crate::places::{Memory, OutsideMemory};
 
 const SECTOR_BYTES: u32 = 512;
-const HEADER_BYTES: u32 = 16;
 const RANGE_BYTES: u32 = 16;
 const ID_BYTES: u32 = 20;
 /// A longer request is carried out in pieces: its data takes no more memory than one of them.

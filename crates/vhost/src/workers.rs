@@ -100,6 +100,9 @@ async fn work<E: Env, V: Volume, B: Bell>(queue: Rc<Queue<E, V, B>>, slot: Rc<Sl
             stream: queue.stream(),
             chain: &job.chain,
         };
+        if queue.shared().pace.is_some() {
+            Box::pin(queue.turn(job.chain.data_bytes())).await;
+        }
         let written = request.execute().await;
         queue.answered(job.chain.head(), written);
         slot.is_busy.set(false);

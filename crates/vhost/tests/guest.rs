@@ -2,13 +2,18 @@
 
 mod support;
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
 use support::guest::{
     DATA, DISCARD, FLUSH, GET_ID, Guest, IN, INDIRECT, IOERR, NEXT, OK, OUT, UNSUPP, WRITE,
     WRITE_ZEROES, pattern,
 };
 use support::{SECTORS, serve, serve_volume};
 use ubcache_env::testing::{Asked, MemoryVolume};
-use ubcache_env::{Sector, SectorRange, StreamEnd, VolumeError};
+use ubcache_env::{Nanos, Sector, SectorRange, StreamEnd, VolumeError};
+use ubcache_vhost::Pace;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
@@ -78,6 +83,42 @@ fn data_may_be_in_many_pieces_and_in_an_indirect_table() {
         found.extend(guest.get(DATA + 0x50_001, 3096));
         assert_eq!(found, data);
         assert_eq!(guest.get(DATA + 0x50_001 + 3096, 1), [OK]);
+    });
+}
+
+/// Limits delay requests in the order in which they come; the end of a queue waits for none.
+#[test]
+fn limits_delay_requests_but_not_the_end_of_a_queue() {
+    serve(|server| {
+        server.ask(|served| {
+            // A millisecond for each KiB, and an hour for what is longer than a MiB.
+            let next = Cell::new(Nanos(0));
+            let pace: Pace = Rc::new(move |now, bytes| {
+                let start = next.get().max(now);
+                let took =
+                    if bytes > 1 << 20 { Nanos::from_secs(3600) } else { Nanos(bytes * 1000) };
+                next.set(start.after(took));
+                if bytes > 1 << 20 { next.get() } else { start }
+            });
+            *served.pace.borrow_mut() = Some(pace);
+        });
+        let mut guest = Guest::new(1, 128, true);
+        let monitor = guest.connect(server.path(), None);
+        let began = Instant::now();
+        for _ in 0..4 {
+            assert_eq!(guest.write(0, &pattern(16 << 10, 1)), OK);
+        }
+        // The first one starts at once.
+        assert!(began.elapsed() >= Duration::from_millis(3 * 16), "{:?}", began.elapsed());
+        guest.request(0, 40, DATA - 0x1000, (OUT, 0), &[(DATA, 2 << 20)]);
+        guest.offer(0, 40);
+        guest.kick(0);
+        server.until(|served| {
+            let disk = served.control.disk().expect("a disk");
+            (disk.rings[0].in_flight == 1).then_some(())
+        });
+        monitor.frontend.get_vring_base(0).expect("the queue stops");
+        assert_eq!(guest.used(0).1, 1, "it was carried out");
     });
 }
 

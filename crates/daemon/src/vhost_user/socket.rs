@@ -10,7 +10,7 @@ use ubcache_env::{Nanos, StreamId, Task};
 use ubcache_host::{HostChannel, HostListener, HostSocket};
 use ubcache_nbd::Exports;
 use ubcache_vhost::{
-    Control, Counters, Lineage, Options, QUEUES_MAX, ServeError, Settings, serve_connection,
+    Control, Counters, Lineage, Options, Pace, QUEUES_MAX, ServeError, Settings, serve_connection,
 };
 
 use crate::served::world::World;
@@ -139,7 +139,9 @@ impl<W: World> Guests<W> {
         };
         let (report, lineage) = (Rc::new(report), self.lineage);
         let counters = self.counters.clone();
-        let settings = Settings { report, lineage, counters, ..Settings::default() };
+        let pace = self.exports.pace(&export);
+        let pace = pace.map(|pace| -> Pace { Rc::new(move |now, bytes| pace.start(now, bytes)) });
+        let settings = Settings { report, lineage, counters, pace, ..Settings::default() };
         let options = Options { settings, control: self.control.clone() };
         let host = self.world.host().clone();
         let channel = HostChannel::over(&host, socket);

@@ -15,7 +15,7 @@ use ubcache_env::local::Event;
 use ubcache_env::testing::MemoryVolume;
 use ubcache_host::{Host, HostChannel, HostListener, IoBackend, RemoteHandle};
 use ubcache_vhost::{
-    Control, Lineage, Options, QueueError, ServeError, Settings, serve_connection,
+    Control, Lineage, Options, Pace, QueueError, ServeError, Settings, serve_connection,
 };
 
 pub const SECTORS: u64 = 16 << 11;
@@ -29,6 +29,8 @@ pub struct Served {
     pub gates: RefCell<Vec<Rc<Event>>>,
     pub queue_errors: RefCell<Vec<(u16, QueueError)>>,
     pub ends: RefCell<Vec<Result<(), ServeError>>>,
+    /// Limits on the next connections.
+    pub pace: RefCell<Option<Pace>>,
     /// Writes of earlier connections that the next ones find.
     pub lineage: Cell<Lineage>,
 }
@@ -121,6 +123,7 @@ fn serve_on(host: &Host, volume: Rc<MemoryVolume>, guests: fn(&Server)) {
         gates: RefCell::default(),
         queue_errors: RefCell::default(),
         ends: RefCell::default(),
+        pace: RefCell::default(),
         lineage: Cell::new(Lineage::Whole),
     });
     SERVED.set(Some(served.clone()));
@@ -141,6 +144,7 @@ fn serve_on(host: &Host, volume: Rc<MemoryVolume>, guests: fn(&Server)) {
             let next = || StreamId(streams.replace(streams.get() + 1));
             let mut options = options.clone();
             options.settings.lineage = served.lineage.get();
+            options.settings.pace = served.pace.borrow().clone();
             let end = serve_connection(env.clone(), channel, volume.clone(), options, next).await;
             served.ends.borrow_mut().push(end);
         }
