@@ -9,9 +9,14 @@
 //! what they write. The hash is a multiplication, which spreads neighbours more evenly than chance:
 //! of a disk's places the sample is a better likeness so. What the sample lacks or has too much of
 //! the traffic is counted as hits of the smallest cache (SHARDS-adj, ibid.).
+//!
+//! The sample ages, so that it shows the load of late: a period ends when followed blocks were used
+//! four times as often as there are such blocks. Counts are halved then, and blocks that were not
+//! used in the last periods are forgotten, as are blocks that are discarded. Periods are counted in
+//! uses and not in hours: a quiet night forgets nothing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use ubcache_env::SectorRange;
 use ubcache_format::Inode;
@@ -32,6 +37,14 @@ const FIRST_SHARE: u64 = 128;
 const FOLLOWED_MIN: u64 = 200;
 /// Distances in classes: four to a power of two.
 const CLASSES: usize = 4 * 48;
+
+/// Uses of followed blocks in a period, for each of them.
+const PERIOD_ROUNDS: u64 = 4;
+/// Uses of followed blocks in a period, at least.
+const PERIOD_USES_MIN: u64 = 16_384;
+/// Blocks that were not used in so many periods are forgotten. Such that are used less often have a
+/// sixteenth of all uses at most, and would count as misses.
+const PERIODS_KEPT: u32 = 4;
 
 /// Use of a range.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -57,8 +70,11 @@ pub(crate) struct Reuse {
 #[derive(Default, Debug)]
 struct Sample {
     distances: Distances,
-    /// Blocks that are followed, behind their hashes.
-    followed: BTreeSet<(u64, u64)>,
+    /// Blocks that are followed, behind their hashes, with the period of their last use.
+    followed: BTreeMap<(u64, u64), u32>,
+    /// Number of the period, and the uses in it.
+    period: u32,
+    uses: u64,
     tallies: [Tally; 2],
 }
 
@@ -132,16 +148,66 @@ impl Reuse {
             return;
         }
         let distance = sample.distances.access(block);
+        sample.followed.insert((hash(block), block), sample.period);
         sample.tallies[how as usize].count(distance, sectors as f64 / share, share);
-        if distance.is_some() {
-            return;
-        }
-        sample.followed.insert((hash(block), block));
         if sample.distances.blocks() > FOLLOWED_MAX
-            && let Some((hash, last)) = sample.followed.pop_last()
+            && let Some(((hash, last), _)) = sample.followed.pop_last()
         {
             sample.distances.remove(last);
             self.threshold.set(hash);
+        }
+        sample.uses += 1;
+        if sample.uses >= PERIOD_USES_MIN.max(sample.distances.blocks() * PERIOD_ROUNDS) {
+            self.end_period(sample);
+        }
+    }
+
+    /// Halves what was counted, and forgets blocks that were not used of late.
+    fn end_period(&self, sample: &mut Sample) {
+        for sectors in &self.sectors {
+            sectors.set(sectors.get() / 2);
+        }
+        sample.tallies.iter_mut().for_each(Tally::halve);
+        sample.uses = 0;
+        sample.period += 1;
+        let oldest = sample.period.saturating_sub(PERIODS_KEPT);
+        let Sample { distances, followed, .. } = sample;
+        followed.retain(|(_, block), period| {
+            let stays = *period >= oldest;
+            if !stays {
+                distances.remove(*block);
+            }
+            stays
+        });
+        // The footprint has become smaller: more of its blocks can be followed.
+        if distances.blocks() < FOLLOWED_MAX / 4 {
+            let share = u64::MAX / FIRST_SHARE;
+            self.threshold.set(self.threshold.get().saturating_mul(2).min(share));
+        }
+    }
+
+    /// A range of a volume is discarded: its blocks are in no cache. Those that are discarded in
+    /// part count as they are.
+    pub fn note_discard(&self, inode: Inode, range: SectorRange) {
+        let volume = u64::from(inode.0) << VOLUME_SHIFT;
+        let first = range.start.0.div_ceil(1 << BLOCK_SHIFT) + volume;
+        let end = (range.end.0 >> BLOCK_SHIFT) + volume;
+        let Sample { distances, followed, .. } = &mut *self.sample.borrow_mut();
+        // A long range has more blocks than are followed.
+        if end.saturating_sub(first) > followed.len() as u64 {
+            followed.retain(|(_, block), _| {
+                let stays = !(first..end).contains(block);
+                if !stays {
+                    distances.remove(*block);
+                }
+                stays
+            });
+            return;
+        }
+        for block in first..end {
+            if followed.remove(&(hash(block), block)).is_some() {
+                distances.remove(block);
+            }
         }
     }
 
@@ -168,6 +234,11 @@ impl Reuse {
 }
 
 impl Tally {
+    fn halve(&mut self) {
+        self.all /= 2.0;
+        self.by_distance.iter_mut().for_each(|uses| *uses /= 2.0);
+    }
+
     /// A block is used that stands for so many sectors.
     fn count(&mut self, distance: Option<u64>, sectors: f64, share: f64) {
         self.all += sectors;
@@ -208,7 +279,7 @@ impl Side {
     }
 }
 
-/// Hit ratios by size of the cache, of what was read and written since the start.
+/// Hit ratios by size of the cache, of what was read and written of late.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ReuseCurve {
     /// Share of all blocks that are followed.
@@ -281,6 +352,57 @@ mod tests {
         assert!(curve.share < 1.0 / 300.0, "{}", curve.share);
         let ratio = curve.write_hits(4_000_000 * BLOCK_BYTES).expect("a ratio");
         assert!((ratio - 2.0 / 3.0).abs() < 0.02, "{ratio}");
+    }
+
+    /// Without ageing the curve was that of everything since the start: a load that has ended long
+    /// ago stayed in it.
+    #[test]
+    fn the_curve_follows_a_change_of_the_load() {
+        let reuse = Reuse::default();
+        (0..20).for_each(|_| use_blocks(&reuse, 0..100_000, Use::Read));
+        let hits = |blocks: u64| reuse.curve().read_hits(blocks * BLOCK_BYTES).expect("a ratio");
+        assert!(hits(60_000) < 0.05, "{}", hits(60_000));
+        (0..400).for_each(|_| use_blocks(&reuse, 1_000_000..1_040_000, Use::Read));
+        assert!(hits(60_000) > 0.95, "{}", hits(60_000));
+        (0..400).for_each(|_| use_blocks(&reuse, 1_000_000..1_040_000, Use::Read));
+        let footprint = reuse.curve().footprint_bytes() / BLOCK_BYTES;
+        assert!((38_000..42_000).contains(&footprint), "the old blocks are forgotten: {footprint}");
+        // And back: the larger load needs a larger cache again.
+        (0..120).for_each(|_| use_blocks(&reuse, 0..100_000, Use::Read));
+        assert!(hits(60_000) < 0.1, "{}", hits(60_000));
+        assert!(hits(130_000) > 0.9, "{}", hits(130_000));
+    }
+
+    #[test]
+    fn the_share_rises_again_when_the_load_has_become_small() {
+        let reuse = Reuse::default();
+        use_blocks(&reuse, 0..3_000_000, Use::Write);
+        assert!(reuse.share() < 1.0 / 300.0, "{}", reuse.share());
+        (0..1_200).for_each(|_| use_blocks(&reuse, 0..100_000, Use::Write));
+        let curve = reuse.curve();
+        assert!((curve.share * FIRST_SHARE as f64 - 1.0).abs() < 0.01, "{}", curve.share);
+        let ratio = curve.write_hits(130_000 * BLOCK_BYTES).expect("a ratio");
+        assert!(ratio > 0.95, "{ratio}");
+    }
+
+    #[test]
+    fn discarded_blocks_are_forgotten_whole_and_at_any_length() {
+        let reuse = Reuse::default();
+        use_blocks(&reuse, 0..100_000, Use::Write);
+        let followed = reuse.curve().followed_blocks;
+        let discard = |start: u64, sectors: u64| {
+            reuse.note_discard(Inode(1), SectorRange::new(Sector(start), sectors));
+        };
+        // Parts of blocks: nothing is forgotten.
+        (0..1000).for_each(|block| discard(block * BLOCK_SECTORS + 1, BLOCK_SECTORS));
+        assert_eq!(reuse.curve().followed_blocks, followed);
+        (0..50_000).for_each(|block| discard(block * BLOCK_SECTORS, BLOCK_SECTORS));
+        let left = reuse.curve().followed_blocks;
+        assert!((followed * 2 / 5..followed * 3 / 5).contains(&left), "{left} of {followed}");
+        reuse.note_discard(Inode(2), SectorRange::new(Sector(0), 1 << 40));
+        assert_eq!(reuse.curve().followed_blocks, left, "another volume");
+        discard(0, 1 << 40);
+        assert_eq!(reuse.curve().followed_blocks, 0);
     }
 
     #[test]
