@@ -118,14 +118,15 @@ impl SplitRing {
         let Ring { descriptors, available, used } = self.place;
         let size = usize::from(self.size);
         let area = |at, bytes: usize| memory.area(at, bytes as u64);
-        let areas = || {
-            Some(Areas {
-                descriptors: area(descriptors, size * DESCRIPTOR_BYTES as usize)?,
-                available: area(available, EDGE_BYTES + size * AVAILABLE_BYTES)?,
-                used: area(used, EDGE_BYTES + size * USED_BYTES)?,
-            })
+        let descriptors = area(descriptors, size * DESCRIPTOR_BYTES as usize);
+        let available = area(available, EDGE_BYTES + size * AVAILABLE_BYTES);
+        let used = area(used, EDGE_BYTES + size * USED_BYTES);
+        self.areas = match (descriptors, available, used) {
+            (Some(descriptors), Some(available), Some(used)) => {
+                Some(Areas { descriptors, available, used })
+            }
+            _ => None,
         };
-        self.areas = areas();
         self.areas.is_some()
     }
 

@@ -9,6 +9,7 @@ set -euo pipefail
 fail_with() {
     echo "$*"
     systemctl --failed --no-legend || true
+    systemctl list-jobs --no-legend || true
     journalctl -b --no-pager -n 80 || true
     exit 1
 }

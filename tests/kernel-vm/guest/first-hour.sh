@@ -7,6 +7,7 @@ export DEBIAN_FRONTEND=noninteractive HOME=/root
 fail_with() {
     echo "$*"
     systemctl --failed --no-legend || true
+    systemctl list-jobs --no-legend || true
     journalctl -b --no-pager -n 80 || true
     exit 1
 }

@@ -40,13 +40,16 @@ pub async fn first_record<D: Device>(
     Ok(HeaderRecord { seq: 1, uuid, sectors, written: 0, sealed: true, identity, hashes })
 }
 
+/// Told of an error.
+type Tell = Rc<dyn Fn(&IoError)>;
+
 /// An open header.
 pub struct Header<D: Device> {
     file: D,
     copy: RefCell<Option<HeaderCopy<D>>>,
     /// The copy has all that the file has.
     copy_is_whole: Cell<bool>,
-    when_copy_fails: RefCell<Option<Rc<dyn Fn(&IoError)>>>,
+    when_copy_fails: RefCell<Option<Tell>>,
     record: RefCell<HeaderRecord>,
     /// The places of the record.
     places: RefCell<Vec<SectorRange>>,
