@@ -8,7 +8,8 @@
 backing_mib=32
 
 # set_make MAKER NAME MODE VOLUMES BUCKET BLOCK: formats a new set. MAKER is ubcache, make-bcache or apart:
-# not attached, the cache by ubcache and the backing devices by make-bcache.
+# not attached, the cache by ubcache and the backing devices by make-bcache; or adopted: one disk, taken as it is,
+# whose header is the only one in $UBCACHE_HEADERS.
 set_make() {
     local maker=$1 name=$2 mode=$3 volumes=$4 bucket=$5 block=$6 seed unit=1 index
     local dir=$work/$name backings=()
@@ -35,6 +36,11 @@ set_make() {
     apart)
         "$ubcache" make -C "$dir/cache.img" --bucket "$bucket" --block "$block" >"$dir/make.log"
         make-bcache --block "$block" -B "$dir"/backing?.img >>"$dir/make.log"
+        ;;
+    adopted)
+        "$ubcache" make -C "$dir/cache.img" --adopt "$dir/backing0.img" --bucket "$bucket" --block "$block" \
+            >"$dir/make.log"
+        ln -s "$UBCACHE_HEADERS"/*.header "$dir/header"
         ;;
     esac
 }
@@ -259,7 +265,7 @@ make_sets() {
 # share_sets SET...: puts the sets into $work/share for the guest and their disks into disks[].
 # In the guest's /share there are
 #   options      what the script wants to know
-#   sets         a line for each: NAME CACHE BACKING...
+#   sets         a line for each: NAME CACHE BACKING..., with HEADER:DISK for a disk that was adopted
 #   NAME/        parameters (mode, salt[]), contentN, and perhaps operationsN with afterN, load
 share_sets() {
     local name dir index letter=0 letters=({a..z})
@@ -283,7 +289,12 @@ share_sets() {
         done
         printf '%s' "$name" >>"$work/share/sets"
         for file in "$dir/cache.img" "$dir"/backing?.img; do
-            printf ' /dev/vd%s' "${letters[letter++]}" >>"$work/share/sets"
+            printf ' ' >>"$work/share/sets"
+            if [ -e "$dir/header" ] && [ "$file" != "$dir/cache.img" ]; then
+                printf '/dev/vd%s:' "${letters[letter++]}" >>"$work/share/sets"
+                disks+=(--disk "$dir/header")
+            fi
+            printf '/dev/vd%s' "${letters[letter++]}" >>"$work/share/sets"
             disks+=(--disk "$file")
         done
         echo >>"$work/share/sets"

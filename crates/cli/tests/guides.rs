@@ -282,3 +282,44 @@ fn every_alert_is_in_the_guide() {
     let expected: Vec<&str> = alerts.iter().filter_map(|it| it.strip_prefix("Ubcache")).collect();
     assert_eq!(listed, expected);
 }
+
+#[test]
+fn a_disk_with_data_is_adopted_and_given_back() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    sparse(&directory.join("CACHE"), 320 << 20);
+    let mut content = vec![0; 16 << 20];
+    support::pseudo_random(5, &mut content);
+    std::fs::write(directory.join("DISK"), &content).expect("a disk");
+    let headers = directory.join("headers");
+    let mut daemon = None;
+    for command in commands("disk-with-data.md") {
+        if command == "ubcache serve -C CACHE -B DISK" {
+            let (cache, disks) = (directory.join("CACHE"), [directory.join("DISK")]);
+            let (mut serve, socket, control, log) =
+                support::serve_command("pool", directory, &cache, &disks, &support::STAYS_DIRTY);
+            serve.env("UBCACHE_HEADERS", &headers);
+            let served = Daemon::try_start_command((serve, socket, control, log));
+            let served = served.unwrap_or_else(|(_, said)| panic!("{said}"));
+            make_known(directory, &served);
+            let mut client = served.client("data");
+            let mut block = vec![0; 4096];
+            client.read(0, &mut block).expect("a read");
+            assert!(content.starts_with(&block), "the volume begins where the disk does");
+            content[4096..8192].fill(3);
+            client.write(4096, &content[4096..8192], true).expect("a write");
+            daemon = Some(served);
+            continue;
+        }
+        let mut words = command.split_whitespace().skip(1);
+        let mut ubcache = ubcache();
+        ubcache.env("UBCACHE_HEADERS", &headers).env("XDG_RUNTIME_DIR", directory);
+        must(ubcache.args(&mut words).current_dir(directory));
+        if command == "ubcache stop" {
+            daemon.take().expect("it runs").wait();
+        }
+    }
+    assert!(daemon.is_none(), "all commands of the guide ran");
+    assert!(std::fs::read(directory.join("DISK")).expect("the disk") == content);
+    assert!(support::names_in(&headers).is_empty());
+}

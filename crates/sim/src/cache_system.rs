@@ -102,6 +102,14 @@ fn backing_of(setup: &Setup) -> impl Iterator<Item = (usize, &SimDisk)> {
     disks.filter(|(_, (shape, _))| !shape.flash).map(|(index, (_, disk))| (index, disk))
 }
 
+/// A backing device as the engine gets it.
+async fn device(setup: &Setup, index: usize, disk: &SimDisk) -> Result<SimDisk, String> {
+    match setup.plan.is_behind_header(index) {
+        true => disk.behind_header().await,
+        false => Ok(disk.clone()),
+    }
+}
+
 /// Label of the flash-only volume of a plan; it is the last one.
 fn flash_label(plan: &Plan) -> Option<String> {
     let last = plan.volumes.len() - 1;
@@ -294,7 +302,8 @@ impl CacheSystem {
         }
         let cache = if value == "stay" { CacheUse::UnlessDetached } else { CacheUse::Cached };
         let options = AttachOptions { name: format!("v{index}"), cache, ..Default::default() };
-        let volume = set.attach(self.setup.backing[index].clone(), options).await?;
+        let disk = device(&self.setup, index, &self.setup.backing[index]).await;
+        let volume = set.attach(disk.expect("its header was read before"), options).await?;
         exchange.replace(volume);
         Ok(())
     }
@@ -329,6 +338,9 @@ impl System for CacheSystem {
                 &name,
             );
             disk.poke(SUPERBLOCK_SECTOR, &superblock.encode());
+            if setup.plan.is_behind_header(index) {
+                disk.poke_header(superblock.uuid);
+            }
         }
     }
 
@@ -364,10 +376,17 @@ impl System for CacheSystem {
             let choice = setup.word.remedies.borrow().get(&index).map(choice);
             let options =
                 AttachOptions { name: format!("v{index}"), choice, ..AttachOptions::default() };
-            let volume = set.attach(disk.clone(), options).await;
+            let volume = set.attach(device(&setup, index, disk).await?, options).await;
             use EngineError::{BeyondEnd, DirtyElsewhere, OlderCopy, WouldLose};
-            if let Err(OlderCopy { .. } | WouldLose(_) | BeyondEnd { .. } | DirtyElsewhere { .. }) =
-                &volume
+            use EngineError::{Resized, WrittenElsewhere};
+            if let Err(
+                OlderCopy { .. }
+                | WouldLose(_)
+                | BeyondEnd { .. }
+                | DirtyElsewhere { .. }
+                | WrittenElsewhere { .. }
+                | Resized { .. },
+            ) = &volume
             {
                 setup.word.refused.set(Some(index));
             }

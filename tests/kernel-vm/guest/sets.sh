@@ -10,6 +10,25 @@ complain() {
     wrong=1
 }
 
+# join: of $backings, HEADER:DISK becomes the device that the two are together, by a dm-linear table.
+join() {
+    local backing joined=()
+    for backing in $backings; do
+        case $backing in
+        *:*)
+            modprobe dm-mod
+            {
+                echo "0 16 linear ${backing%:*} 0"
+                echo "16 $(blockdev --getsz "${backing#*:}") linear ${backing#*:} 0"
+            } | dmsetup create "joined${#joined[@]}"
+            backing=$(readlink -f "/dev/mapper/joined${#joined[@]}")
+            ;;
+        esac
+        joined+=("$backing")
+    done
+    backings=${joined[*]}
+}
+
 # set_start: registers the set $name with $cache and $backings, the cache first or last, attaches what
 # is not attached, and holds writeback. Leaves its directory in $set_directory, the bcache devices in
 # devices[] and what sysfs has of them in attributes[].
@@ -18,6 +37,7 @@ set_start() {
     dir=/share/$name
     salt=() devices=() attributes=()
     . "$dir/parameters"
+    join
     if [ "${cache_first:-0}" = 1 ]; then
         bcache_register "$cache" $backings
     else

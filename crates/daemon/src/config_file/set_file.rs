@@ -48,6 +48,8 @@ pub struct VolumeFile {
     pub name: String,
     /// The backing device as written, and where.
     pub backing: (String, Place),
+    /// Its header, if the device has no superblock and the header is not looked for.
+    pub header: Option<PathBuf>,
     /// It may be missing.
     pub optional: bool,
     /// Attributes of it alone, with its mode.
@@ -131,6 +133,7 @@ fn read_set(source: &mut Source<'_>, table: &DeTable<'_>, name: String) -> Optio
             .iter()
             .map(|volume| (volume.file.name.clone(), volume.file.settings.clone()))
             .collect(),
+        headers: read.iter().filter_map(|volume| volume.file.header.clone()).collect(),
         ublk: ublk_of(&read),
         cache_optional: values.is_on("cache_optional"),
         keep_clean: values.is_on("keep_clean"),
@@ -257,7 +260,8 @@ fn read_volume(
         source
             .fault(&place, format_args!("name: found {}, expected no \"/\" in it", quoted(&name)));
     }
-    let file = VolumeFile { name, backing: backing?, optional: values.is_on("optional"), settings };
+    let (header, optional) = (values.text("header").map(PathBuf::from), values.is_on("optional"));
+    let file = VolumeFile { name, backing: backing?, header, optional, settings };
     let rates = Rates { requests: limits.number("iops"), bytes: limits.number("bytes") };
     let ways = values.list("export");
     Some((ReadVolume { file, ways, read_only: values.is_on("read_only"), rates }, place))

@@ -1,4 +1,4 @@
-//! Headers of disks that have no superblock of their own (docs/reference/format.md §15): finding the
+//! Headers of disks that have no superblock of their own (docs/reference/format.md §16): finding the
 //! one of a disk, and making and removing the file.
 //!
 //! Blocking calls only, like all of this module.
@@ -162,14 +162,16 @@ pub fn find_header(
 ) -> Result<Option<FoundHeader>, Failure> {
     let identity = identity(&disk.path);
     let copies = cache.map(copies_on).unwrap_or_default();
-    let files: Vec<Candidate> = match given {
-        [] => all_headers().iter().filter_map(|path| read_header(path).ok()).collect(),
-        given => {
-            let there = given.iter().filter(|path| path.exists() || copies.is_empty());
-            there.map(|path| read_header(path)).collect::<Result<_, _>>()?
+    let there = given.iter().filter(|path| path.exists() || copies.is_empty());
+    let named = there.map(|path| read_header(path)).collect::<Result<_, _>>()?;
+    let file = match one_of(named, disk, &identity)? {
+        None => {
+            let usual = all_headers().into_iter().filter(|path| !given.contains(path));
+            one_of(usual.filter_map(|path| read_header(&path).ok()).collect(), disk, &identity)?
         }
+        named => named,
     };
-    let found = match one_of(files, disk, &identity)? {
+    let found = match file {
         Some(file) => {
             let copy = copies.iter().find(|copy| copy.record.uuid == file.record.uuid);
             refuse_older(&file, copy)?;

@@ -40,8 +40,7 @@ pub async fn first_record<D: Device>(
     Ok(HeaderRecord { seq: 1, uuid, sectors, written: 0, sealed: true, identity, hashes })
 }
 
-/// Told of an error.
-type Tell = Rc<dyn Fn(&IoError)>;
+type CopyFailed = Rc<dyn Fn(&IoError)>;
 
 /// An open header.
 pub struct Header<D: Device> {
@@ -49,12 +48,14 @@ pub struct Header<D: Device> {
     copy: RefCell<Option<HeaderCopy<D>>>,
     /// The copy has all that the file has.
     copy_is_whole: Cell<bool>,
-    when_copy_fails: RefCell<Option<Tell>>,
+    when_copy_fails: RefCell<Option<CopyFailed>>,
     record: RefCell<HeaderRecord>,
     /// The places of the record.
     places: RefCell<Vec<SectorRange>>,
     /// The half of the records that the next one goes to.
     half: Cell<usize>,
+    /// The disk was not what the record says, and was accepted all the same.
+    outdated: Cell<bool>,
     /// Records are written one after the other.
     writing: Lock,
     identity: String,
@@ -81,6 +82,7 @@ impl<D: Device> Header<D> {
             places: RefCell::new(witness_places(record.sectors)),
             record: RefCell::new(record),
             half: Cell::new(half),
+            outdated: Cell::new(false),
             writing: Lock::default(),
             identity: identity.to_owned(),
         })
@@ -145,19 +147,22 @@ impl<D: Device> Header<D> {
         let mut record = self.record();
         record.sealed = false;
         record.written |= self.places_of(range);
-        if record.sectors != sectors {
-            // The size was accepted: nothing is known of its places.
+        if record.sectors != sectors || self.outdated.get() {
+            // The disk was accepted as it is: nothing is known of its places.
             record.sectors = sectors;
             record.written = u64::MAX;
         }
         record.identity.clone_from(&self.identity);
-        self.save(record).await
+        self.save(record).await?;
+        self.outdated.set(false);
+        Ok(())
     }
 
     fn knows_of_write(&self, range: SectorRange, sectors: u64) -> bool {
         let record = self.record.borrow();
         let written = self.places_of(range);
-        !record.sealed && record.sectors == sectors && record.written & written == written
+        let is_of_it = record.sectors == sectors && !self.outdated.get();
+        !record.sealed && is_of_it && record.written & written == written
     }
 
     /// The places that a range of the disk overlaps, a bit for each.
@@ -191,7 +196,10 @@ impl<D: Device> Header<D> {
     /// Compares the disk with the newest record.
     pub(super) async fn examine(&self, disk: &D) -> IoResult<Witness> {
         let record = self.record();
-        compare(disk, &record, &self.identity).await
+        let witness = compare(disk, &record, &self.identity).await?;
+        let differs = matches!(witness, Witness::Different { .. } | Witness::Resized { .. });
+        self.outdated.set(differs);
+        Ok(witness)
     }
 
     /// Takes a witness of the disk, which is not written meanwhile, and has the header say so.
@@ -199,13 +207,16 @@ impl<D: Device> Header<D> {
         let _one = self.writing.lock().await;
         let sectors = disk.limits().sectors;
         let known = self.record();
-        if known.sealed && known.sectors == sectors && known.identity == self.identity {
+        let is_of_it = known.sectors == sectors && known.identity == self.identity;
+        if known.sealed && is_of_it && !self.outdated.get() {
             return Ok(());
         }
         disk.flush().await?;
         let hashes = hash_places(disk, sectors).await?;
         let identity = self.identity.clone();
-        self.save(HeaderRecord { sectors, written: 0, sealed: true, identity, hashes, ..known })
-            .await
+        let sealed = HeaderRecord { sectors, written: 0, sealed: true, identity, hashes, ..known };
+        self.save(sealed).await?;
+        self.outdated.set(false);
+        Ok(())
     }
 }

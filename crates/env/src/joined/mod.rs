@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The driver gets the same from a dm-linear table. The header is a file of 8 KiB, with a copy on
-//! the cache device (docs/reference/format.md §15).
+//! the cache device (docs/reference/format.md §16).
 //!
 //! No other program leaves a note on such a disk when it writes to it, so the header has a witness
 //! of the disk's content (rule A9): [`Device::seal`] takes it when nothing is written any more,
@@ -27,7 +27,7 @@ mod witness;
 use ubcache_format::{HEADER_SECTORS, SECTOR_BYTES, Sector, SectorRange};
 
 use crate::buf::{Buf, IoVec};
-use crate::device::{Device, DeviceLimits, Durability, IoError, IoResult, Witness};
+use crate::device::{Device, DeviceLimits, Durability, IoError, IoResult, Place, Witness};
 
 pub use copies::{HeaderCopy, copy_of, erase_copy, place_for_copy, read_copies};
 pub use header::{Header, HeaderError, first_record};
@@ -158,6 +158,17 @@ impl<D: Device> Device for Joined<D> {
             Some(header) => {
                 let range = SectorRange::new(at, into.len() as u64 / SECTOR_BYTES);
                 self.read_both(header, range, into).await
+            }
+        }
+    }
+
+    async fn read_into(&self, range: SectorRange, place: Place) -> IoResult {
+        match &self.header {
+            None => self.disk.read_into(range, place).await,
+            Some(_) if range.start < END => Err(IoError::NotSupported),
+            Some(_) => {
+                self.check(range)?;
+                self.disk.read_into(Self::cut(range).1, place).await
             }
         }
     }

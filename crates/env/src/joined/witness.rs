@@ -33,6 +33,9 @@ pub async fn compare<D: Device>(
     identity: &str,
 ) -> IoResult<Witness> {
     let sectors = disk.limits().sectors;
+    if sectors != record.sectors {
+        return Ok(Witness::Resized { found: sectors, expected: record.sectors });
+    }
     if let Some((place, found, expected)) = first_difference(disk, record).await? {
         return Ok(Witness::Different {
             found: format!(
@@ -42,9 +45,6 @@ pub async fn compare<D: Device>(
             ),
             expected: format!("hash {expected:016x}, as it was left"),
         });
-    }
-    if sectors != record.sectors {
-        return Ok(Witness::Resized { found: sectors, expected: record.sectors });
     }
     if record.sealed {
         return Ok(Witness::Same);

@@ -24,6 +24,7 @@ mod crash_image;
 mod fault;
 mod image;
 mod io;
+mod joined;
 mod lossy;
 mod snapshot;
 
@@ -32,8 +33,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Nanos, Place, Sector,
-    SectorRange,
+    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Joined, Nanos, Place, Sector,
+    SectorRange, Witness,
 };
 
 pub use crash_image::CrashImage;
@@ -199,6 +200,8 @@ pub struct Kept {
 #[derive(Clone)]
 pub struct SimDisk {
     inner: Rc<Inner>,
+    /// The same disk behind a header: see [`SimDisk::behind_header`].
+    joined: Option<Rc<Joined<joined::Part>>>,
 }
 
 impl SimDisk {
@@ -217,6 +220,7 @@ impl SimDisk {
                 state: RefCell::default(),
                 flush_losses: Rc::default(),
             }),
+            joined: None,
         }
     }
 
@@ -401,6 +405,9 @@ impl Device for SimDisk {
     }
 
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
+        if let Some(joined) = &self.joined {
+            return Box::pin(joined.read(at, into)).await;
+        }
         let sectors = match self.inner.whole_sectors(into.len()) {
             Ok(0) => return (into, Ok(())),
             Ok(sectors) => sectors,
@@ -411,6 +418,9 @@ impl Device for SimDisk {
     }
 
     async fn read_into(&self, range: SectorRange, place: Place) -> IoResult {
+        if let Some(joined) = &self.joined {
+            return Box::pin(joined.read_into(range, place)).await;
+        }
         // Some memory is not what the disk can read to.
         if range.is_empty() || self.inner.rng.borrow_mut().chance(1, 16) {
             return Err(IoError::Os(EINVAL));
@@ -429,6 +439,9 @@ impl Device for SimDisk {
     }
 
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        if let Some(joined) = &self.joined {
+            return Box::pin(joined.write(at, from, durability)).await;
+        }
         let sectors = self.inner.whole_sectors(from.len())?;
         if sectors == 0 {
             return Ok(());
@@ -449,6 +462,9 @@ impl Device for SimDisk {
     }
 
     async fn discard(&self, range: SectorRange) -> IoResult {
+        if let Some(joined) = &self.joined {
+            return Box::pin(joined.discard(range)).await;
+        }
         if !self.inner.config.discard {
             return Err(self.inner.outside(range, "discard").unwrap_or(IoError::NotSupported));
         }
@@ -456,6 +472,9 @@ impl Device for SimDisk {
     }
 
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
+        if let Some(joined) = &self.joined {
+            return Box::pin(joined.write_zeroes(range)).await;
+        }
         self.run(range.start, range.sectors(), IoKind::Write { data: None, fua: false }).await.1
     }
 
@@ -481,5 +500,19 @@ impl Device for SimDisk {
 
     async fn allocate(&self, range: SectorRange) -> IoResult {
         self.run(range.start, range.sectors(), IoKind::Allocate).await.1
+    }
+
+    async fn witness(&self) -> IoResult<Witness> {
+        match &self.joined {
+            Some(joined) => Box::pin(joined.witness()).await,
+            None => Ok(Witness::Unneeded),
+        }
+    }
+
+    async fn seal(&self) -> IoResult {
+        match &self.joined {
+            Some(joined) => Box::pin(joined.seal()).await,
+            None => Ok(()),
+        }
     }
 }

@@ -96,6 +96,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     }
     if options.crashes {
         super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
+        super::hands::add_foreign_writes(&mut plan, &mut Rng::fork(seed, "foreign"));
     }
     super::replace::replace(&mut plan, &mut Rng::fork(seed, "replace"));
     super::scrub::add_scrubs(&mut plan, &mut Rng::fork(seed, "scrub"));

@@ -29,6 +29,16 @@ pub enum HandAction {
     /// A backing device loses so many sectors at its end, is used, and gets them back as zeroes. If
     /// it is not taken without them, it gets them back as they were.
     Cut(u64),
+    /// A backing device whose superblock is in a header, which it is of from the start, is written
+    /// by somebody else. If the start is refused: what the operator does about it.
+    Write {
+        /// The first sector of the volume.
+        first: u64,
+        /// Their number.
+        sectors: u64,
+        /// The way on.
+        remedy: Remedy,
+    },
 }
 
 /// A way on from a refusal.
@@ -51,16 +61,36 @@ const REMEDIES: [(&str, Remedy); 4] = [
     ("believe-cache", Remedy::BelieveCache),
 ];
 
-/// Replaces or resizes disks between runs, in some plans without faults.
-pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
-    // A run of the driver leaves fewer signs: it need not write a backing superblock.
-    let has_size =
-        plan.volumes.iter().all(|volume| volume.head == 0 && (16..=4096).contains(&volume.sectors));
-    if plan.has_faults() || plan.has_driver() || !has_size || !rng.chance(1, 6) {
+/// Has somebody else write to disks without a superblock between runs, in some plans without
+/// faults (A9).
+pub(super) fn add_foreign_writes(plan: &mut Plan, rng: &mut Rng) {
+    let fits = plan.volumes.iter().all(|volume| volume.head == 0 && volume.sectors <= 4096);
+    if plan.has_faults() || plan.has_driver() || !plan.hands.is_empty() || !fits {
         return;
     }
-    let ends =
-        |plan: &Plan| plan.controls.iter().filter(|control| control.action.ends_instance()).count();
+    if plan.ops.is_empty() || !rng.chance(1, 6) {
+        return;
+    }
+    add_ends(plan, rng);
+    let ends = ends(plan) as u64;
+    for _ in 0..rng.between(1, 2) {
+        let volume = rng.below(plan.volumes.len() as u64) as usize;
+        let all = plan.volumes[volume].sectors;
+        let sectors = rng.pick(&[1, 8, 64, all]).min(all);
+        let first = rng.below(all - sectors + 1);
+        let remedy = rng.pick(&REMEDIES).1;
+        let action = HandAction::Write { first, sectors, remedy };
+        plan.hands.push(Hand { end: rng.below(ends) as u32, disk: volume + 1, action });
+    }
+}
+
+/// The number of stops and crashes.
+fn ends(plan: &Plan) -> usize {
+    plan.controls.iter().filter(|control| control.action.ends_instance()).count()
+}
+
+/// Gives the plan three of them at least.
+fn add_ends(plan: &mut Plan, rng: &mut Rng) {
     while ends(plan) < 3 {
         let after = AfterStart::default();
         let action = match rng.below(3) {
@@ -70,6 +100,17 @@ pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
         };
         super::faults::add_control(plan, action, rng);
     }
+}
+
+/// Replaces or resizes disks between runs, in some plans without faults.
+pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
+    // A run of the driver leaves fewer signs: it need not write a backing superblock.
+    let has_size =
+        plan.volumes.iter().all(|volume| volume.head == 0 && (16..=4096).contains(&volume.sectors));
+    if plan.has_faults() || plan.has_driver() || !has_size || !rng.chance(1, 6) {
+        return;
+    }
+    add_ends(plan, rng);
     let ends = ends(plan) as u64;
     for _ in 0..rng.between(1, 2) {
         let end = rng.between(1, ends - 1);
@@ -91,19 +132,27 @@ pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
     }
 }
 
+fn name_of(remedy: &Remedy) -> &'static str {
+    REMEDIES.iter().find(|(_, other)| other == remedy).map_or("?", |(name, _)| name)
+}
+
+fn remedy_of(name: &str) -> Result<Remedy, String> {
+    let found = REMEDIES.iter().find(|(other, _)| *other == name);
+    found.map(|(_, remedy)| *remedy).ok_or_else(|| format!("no remedy is called \"{name}\""))
+}
+
 impl fmt::Display for Hand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Hand { end, disk, action } = self;
         match action {
             HandAction::Copy => write!(f, "hand {end} copy {disk}"),
             HandAction::Swap(remedy) => {
-                let name = REMEDIES
-                    .iter()
-                    .find(|(_, other)| other == remedy)
-                    .map_or("?", |(name, _)| name);
-                write!(f, "hand {end} swap {disk} {name}")
+                write!(f, "hand {end} swap {disk} {}", name_of(remedy))
             }
             HandAction::Cut(sectors) => write!(f, "hand {end} cut {disk} {sectors}"),
+            HandAction::Write { first, sectors, remedy } => {
+                write!(f, "hand {end} write {disk} {first} {sectors} {}", name_of(remedy))
+            }
         }
     }
 }
@@ -118,17 +167,18 @@ impl FromStr for Hand {
         let (end, disk, action) = match words.as_slice() {
             ["hand", end, "copy", disk] => (end, disk, HandAction::Copy),
             ["hand", end, "swap", disk, remedy] => {
-                let found = REMEDIES.iter().find(|(name, _)| name == remedy);
-                let (_, remedy) =
-                    found.ok_or_else(|| format!("no remedy is called \"{remedy}\""))?;
-                (end, disk, HandAction::Swap(*remedy))
+                (end, disk, HandAction::Swap(remedy_of(remedy)?))
+            }
+            ["hand", end, "write", disk, first, sectors, remedy] => {
+                let (first, sectors) = (number(first)?, number(sectors)?);
+                (end, disk, HandAction::Write { first, sectors, remedy: remedy_of(remedy)? })
             }
             ["hand", end, "cut", disk, sectors] => (end, disk, HandAction::Cut(number(sectors)?)),
-            _ => return Err("expected hand END copy|swap|cut DISK …".to_owned()),
+            _ => return Err("expected hand END copy|swap|cut|write DISK …".to_owned()),
         };
         let (end, disk) = (number(end)?, number(disk)? as usize);
-        if matches!(action, HandAction::Cut(_)) && disk == 0 {
-            return Err("only backing devices are cut".to_owned());
+        if matches!(action, HandAction::Cut(_) | HandAction::Write { .. }) && disk == 0 {
+            return Err("only backing devices are cut or written".to_owned());
         }
         Ok(Hand { end: u32::try_from(end).map_err(|_| "too many ends".to_owned())?, disk, action })
     }

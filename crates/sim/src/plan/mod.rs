@@ -337,6 +337,14 @@ pub struct AfterStart {
 }
 
 impl Plan {
+    /// The superblock of the volume's backing device is in a header, and not on its disk.
+    pub fn is_behind_header(&self, volume: usize) -> bool {
+        let writes = |hand: &&Hand| {
+            matches!(hand.action, HandAction::Write { .. }) && hand.disk == volume + 1
+        };
+        self.hands.iter().any(|hand| writes(&hand))
+    }
+
     /// Number of clients.
     pub fn clients(&self) -> u32 {
         self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)

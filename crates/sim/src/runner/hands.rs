@@ -9,11 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use ubcache_env::Sector;
+use ubcache_env::{Sector, SectorRange};
+use ubcache_format::{BackingState, SUPERBLOCK_SECTOR, Superblock};
 
 use super::{Run, STUCK_AFTER, Step};
 use crate::disk::Kept;
-use crate::oracle::value::{Decoded, Value, decode};
+use crate::oracle::value::{Decoded, Value, decode, stamp};
 use crate::plan::{Hand, HandAction, Remedy};
 use crate::system::System;
 
@@ -39,6 +40,10 @@ impl<S: System> Run<S> {
                     }
                 }
                 HandAction::Cut(sectors) => self.cut(disk, sectors).await?,
+                HandAction::Write { first, sectors, remedy } => {
+                    let range = SectorRange::new(Sector(first), sectors);
+                    self.write_elsewhere(disk, range, remedy).await?;
+                }
             }
         }
         Ok(())
@@ -108,6 +113,55 @@ impl<S: System> Run<S> {
         self.setup.word.remedies.replace(BTreeMap::new());
         self.check().await?;
         self.stop().await
+    }
+
+    /// Somebody else writes to a disk that can't say so. What the next start shows of it is what is
+    /// on the disk, and over that dirty data of the cache.
+    async fn write_elsewhere(&self, disk: usize, range: SectorRange, remedy: Remedy) -> Step {
+        let volume = disk - 1;
+        self.note(format!("disk {disk} is written by somebody else: {range} ({remedy:?})"));
+        let right = self.disk(disk).keep();
+        let mut bytes = [0; 512];
+        for sector in range.start.0..range.end.0 {
+            let at = S::DATA_AT + sector;
+            self.disk(disk).peek_into(at, &mut bytes);
+            let value = match decode(volume as u32, sector, &bytes) {
+                Decoded::Value(value) if value == Value::ZERO => Value::INITIAL,
+                _ => Value::ZERO,
+            };
+            stamp(volume as u32, sector, value, &mut bytes);
+            self.disk(disk).poke(at, &bytes);
+        }
+        let (contents, may_be_dirty) = (self.on_disk(volume), self.says_dirty(disk));
+        let mut given: BTreeMap<usize, Remedy> = BTreeMap::new();
+        while let Some(refused) = self.try_start().await? {
+            if remedy == Remedy::PutBack || given.insert(refused, remedy).is_some() {
+                self.setup.word.remedies.replace(BTreeMap::new());
+                self.note(format!("disk {disk} is what it was again"));
+                self.disk(disk).put(&right);
+                return Ok(());
+            }
+            self.setup.word.remedies.replace(given.clone());
+        }
+        self.setup.word.remedies.replace(BTreeMap::new());
+        {
+            let mut oracle = self.workload.oracle.borrow_mut();
+            let disk_counts = given.contains_key(&volume) && remedy != Remedy::BelieveCache;
+            match contents {
+                Some(contents) if disk_counts || !may_be_dirty => {
+                    oracle.adopt(volume as u32, Sector(0), &contents);
+                }
+                _ => oracle.believe_what_is_read(volume as u32),
+            }
+        }
+        self.check().await?;
+        self.stop().await
+    }
+
+    /// The superblock of a backing device says that the cache may have dirty data of it.
+    fn says_dirty(&self, disk: usize) -> bool {
+        let bytes = self.disk(disk).peek(SectorRange::new(SUPERBLOCK_SECTOR, 8));
+        Superblock::parse(&bytes).is_ok_and(|it| it.state() == BackingState::Dirty)
     }
 
     async fn cut(&self, disk: usize, sectors: u64) -> Step {

@@ -1,0 +1,330 @@
+//! Disks that are taken as they are (`make --adopt`): an ext4 with files is served, written under
+//! load, killed, served again, and released; what is on it then is what a disk without ubcache
+//! would have. And what is refused: disks that somebody else wrote to, headers of other disks.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use support::{
+    Daemon, STAYS_DIRTY, each_io, have, must, names_in, pseudo_random, serve_command, sha256_of,
+    sparse, text, tool, ubcache,
+};
+
+const MIB: u64 = 1 << 20;
+const DISK_MIB: u64 = 64;
+
+/// A disk with data in a scratch directory, and a cache that has adopted it.
+struct Adopted {
+    io: String,
+    directory: PathBuf,
+    cache: PathBuf,
+    disk: PathBuf,
+}
+
+impl Adopted {
+    /// A disk of random data.
+    fn new(io: &str, directory: &Path) -> Adopted {
+        let disk = directory.join("disk.img");
+        let mut content = vec![0; (DISK_MIB * MIB) as usize];
+        pseudo_random(3, &mut content);
+        std::fs::write(&disk, content).expect("a file");
+        Adopted::over(io, directory, disk)
+    }
+
+    /// A disk that is there.
+    fn over(io: &str, directory: &Path, disk: PathBuf) -> Adopted {
+        let cache = directory.join("cache.img");
+        let adopted = Adopted { io: io.to_owned(), directory: directory.to_owned(), cache, disk };
+        let before = sha256_of(&adopted.disk);
+        must(
+            adopted
+                .ubcache("make")
+                .args(["--size", "64M", "--bucket", "64k", "--label", "data"])
+                .arg("-C")
+                .arg(&adopted.cache)
+                .arg("--adopt")
+                .arg(&adopted.disk),
+        );
+        assert_eq!(sha256_of(&adopted.disk), before, "not one byte is changed");
+        adopted
+    }
+
+    fn headers(&self) -> PathBuf {
+        self.directory.join("headers")
+    }
+
+    /// The only header.
+    fn header(&self) -> PathBuf {
+        let names = names_in(&self.headers());
+        assert_eq!(names.len(), 1, "{names:?}");
+        self.headers().join(&names[0])
+    }
+
+    fn ubcache(&self, command: &str) -> Command {
+        let mut ubcache = ubcache();
+        ubcache.env("UBCACHE_HEADERS", self.headers()).arg(command);
+        ubcache
+    }
+
+    fn try_serve(&self, options: &[&str]) -> Result<Daemon, String> {
+        let disks = [self.disk.clone()];
+        let (mut command, socket, control, log) =
+            serve_command(&self.io, &self.directory, &self.cache, &disks, options);
+        command.env("UBCACHE_HEADERS", self.headers());
+        Daemon::try_start_command((command, socket, control, log)).map_err(|(_, said)| said)
+    }
+
+    fn serve(&self, options: &[&str]) -> Daemon {
+        self.try_serve(options).unwrap_or_else(|said| panic!("serve: {said}"))
+    }
+
+    fn release(&self) -> Output {
+        let mut command = self.ubcache("release");
+        command.arg(&self.disk).arg("-C").arg(&self.cache).output().expect("ubcache runs")
+    }
+
+    fn write_elsewhere(&self, at: u64, bytes: &[u8]) {
+        let disk = File::options().write(true).open(&self.disk).expect("the disk");
+        disk.write_all_at(bytes, at).expect("a write past ubcache");
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("serve.log")).expect("a log")
+    }
+
+    /// Everything that clients read.
+    fn content(&self, daemon: &Daemon) -> Vec<u8> {
+        let mut client = daemon.client("data");
+        let mut content = vec![0; (DISK_MIB * MIB) as usize];
+        for (at, part) in (0..).step_by(MIB as usize).zip(content.chunks_mut(MIB as usize)) {
+            client.read(at, part).expect("a read");
+        }
+        content
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_file_system_outlives_adoption_kills_and_release() {
+    const TEST: &str = "a_file_system_outlives_adoption_kills_and_release";
+    if !have(TEST, &["mkfs.ext4", "e2fsck", "debugfs"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        let (disk, files) = (directory.join("disk.img"), directory.join("files"));
+        std::fs::create_dir(&files).expect("a directory");
+        let mut content = vec![0; MIB as usize];
+        for number in 0..12 {
+            pseudo_random(number, &mut content);
+            std::fs::write(files.join(format!("file{number}")), &content).expect("a file");
+        }
+        sparse(&disk, DISK_MIB * MIB);
+        must(tool("mkfs.ext4").args(["-q", "-F", "-d", text(&files)]).arg(&disk));
+        let set = Adopted::over(io, directory, disk.clone());
+
+        // The same changes, to the disk by way of the cache and to a copy of it. They are made by
+        // debugfs on the copy; its changed blocks are written through NBD, while a reader goes on.
+        let copy = directory.join("copy.img");
+        std::fs::copy(&disk, &copy).expect("a copy");
+        let mut served = set.serve(&STAYS_DIRTY);
+        for round in 0..3 {
+            let new = directory.join("new");
+            pseudo_random(100 + round, &mut content);
+            std::fs::write(&new, &content).expect("a file");
+            let write = format!("write {} new{round}", new.display());
+            must(tool("debugfs").args(["-w", "-R", &write]).arg(&copy));
+            must(tool("debugfs").args(["-w", "-R", &format!("rm file{round}")]).arg(&copy));
+            let newest = std::fs::read(&copy).expect("the copy");
+            let stop = AtomicBool::new(false);
+            let seen = set.content(&served);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut reader = served.client("data");
+                    let mut block = vec![0; 65_536];
+                    let mut at = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        reader.read(at, &mut block).expect("a read");
+                        at = (at + 7 * 65_536) % (DISK_MIB * MIB);
+                    }
+                });
+                let mut writer = served.client("data");
+                let blocks = newest.chunks(4096).zip(seen.chunks(4096));
+                for (at, (new, old)) in (0..).step_by(4096).zip(blocks) {
+                    if new != old {
+                        writer.write(at, new, false).expect("a write");
+                    }
+                }
+                writer.flush().expect("a flush");
+                stop.store(true, Ordering::Relaxed);
+            });
+            served.kill();
+            let writeback: &[&str] = &["--mode", "writeback", "--set", "sequential_cutoff=0"];
+            served = set.serve(if round == 1 { writeback } else { &STAYS_DIRTY });
+            assert!(set.content(&served) == newest, "kill {round}: something else is read");
+        }
+        assert!(set.log().contains("did not end with a clean stop"), "{}", set.log());
+        served.stop();
+        let released = set.release();
+        assert!(released.status.success(), "{}", said(&released));
+        assert!(names_in(&set.headers()).is_empty());
+        assert!(std::fs::read(&disk).expect("the disk") == std::fs::read(&copy).expect("the copy"));
+        must(tool("e2fsck").arg("-fn").arg(&disk));
+        for number in 3..12 {
+            let out = directory.join("out");
+            let dump = format!("dump file{number} {}", out.display());
+            must(tool("debugfs").args(["-R", &dump]).arg(&disk));
+            assert_eq!(sha256_of(&out), sha256_of(&files.join(format!("file{number}"))));
+        }
+        let again = set.release();
+        assert!(said(&again).contains("nothing to release"), "{}", said(&again));
+    });
+}
+
+#[test]
+fn a_clean_stop_keeps_the_cache_warm_and_a_foreign_write_voids_it() {
+    each_io("a_clean_stop_keeps_the_cache_warm_and_a_foreign_write_voids_it", |io, directory| {
+        let set = Adopted::new(io, directory);
+        let mut block = vec![0; 4096];
+        for (written, hits) in [(false, 1), (true, 0)] {
+            let served = set.serve(&support::NO_BYPASS);
+            let mut client = served.client("data");
+            client.write(20 * MIB, &vec![5; 4096], false).expect("a write");
+            client.flush().expect("a flush");
+            client.read(20 * MIB, &mut block).expect("a read");
+            served.stop();
+            if written {
+                set.write_elsewhere(20 * MIB, &[9; 4096]);
+                set.write_elsewhere(0, &[9; 512]);
+            }
+            let served = set.serve(&support::NO_BYPASS);
+            served.client("data").read(20 * MIB, &mut block).expect("a read");
+            assert_eq!(served.number(0, "/stats/cache_hits"), hits, "{}", served.status());
+            assert_eq!(block[0], if written { 9 } else { 5 });
+            served.stop();
+        }
+        assert!(set.log().contains("was written without its cache"), "{}", set.log());
+    });
+}
+
+/// A set with a dirty block at 20 MiB that was stopped in order.
+fn with_dirty_data(io: &str, directory: &Path) -> Adopted {
+    let set = Adopted::new(io, directory);
+    let served = set.serve(&STAYS_DIRTY);
+    served.client("data").write(20 * MIB, &vec![7; 4096], true).expect("a write");
+    served.stop();
+    set
+}
+
+#[test]
+fn a_foreign_write_below_dirty_data_is_refused_with_both_ways_out() {
+    each_io("a_foreign_write_below_dirty_data_is_refused", |io, directory| {
+        let set = with_dirty_data(io, directory);
+        set.write_elsewhere(8192, &[1; 512]);
+        let before = sha256_of(&set.disk);
+        let refused = set.try_serve(&STAYS_DIRTY).err().expect("a refusal");
+        for word in ["written without its cache", "hash", "--believe-disk data", "--believe-cache"]
+        {
+            assert!(refused.contains(word), "{word}: {refused}");
+        }
+        let released = set.release();
+        assert!(said(&released).contains("written without its cache"), "{}", said(&released));
+        assert_eq!(sha256_of(&set.disk), before);
+        let mut options = STAYS_DIRTY.to_vec();
+        options.extend(["--believe-cache", "data"]);
+        let served = set.serve(&options);
+        let mut block = vec![0; 4096];
+        served.client("data").read(20 * MIB, &mut block).expect("a read");
+        assert_eq!(block[0], 7);
+        served.client("data").read(8192, &mut block).expect("a read");
+        assert_eq!(block[0], 1);
+        served.stop();
+        set.write_elsewhere(8192, &[2; 512]);
+        let served = set.serve(&["--believe-disk", "data"]);
+        served.client("data").read(20 * MIB, &mut block).expect("a read");
+        assert_ne!(block, vec![7; 4096]);
+        served.stop();
+    });
+}
+
+#[test]
+fn another_size_is_refused() {
+    each_io("another_size_is_refused", |io, directory| {
+        let set = with_dirty_data(io, directory);
+        let disk = File::options().write(true).open(&set.disk).expect("the disk");
+        for (mib, word) in [(DISK_MIB + 1, "has grown"), (DISK_MIB - 1, "has become shorter")] {
+            disk.set_len(mib * MIB).expect("another size");
+            let refused = set.try_serve(&[]).err().expect("a refusal");
+            let (found, expected) = (mib * MIB, DISK_MIB * MIB);
+            assert!(refused.contains(word), "{refused}");
+            assert!(refused.contains(&found.to_string()), "{refused}");
+            assert!(refused.contains(&expected.to_string()), "{refused}");
+        }
+    });
+}
+
+#[test]
+fn a_lost_header_is_found_on_the_cache_device() {
+    each_io("a_lost_header_is_found_on_the_cache_device", |io, directory| {
+        let set = with_dirty_data(io, directory);
+        let header = set.header();
+        let content = std::fs::read(&header).expect("the header");
+        std::fs::remove_file(&header).expect("it goes");
+        let served = set.serve(&STAYS_DIRTY);
+        let mut block = vec![0; 4096];
+        served.client("data").read(20 * MIB, &mut block).expect("a read");
+        assert_eq!(block[0], 7);
+        served.stop();
+        assert!(set.log().contains("the header of the disk was lost"), "{}", set.log());
+        // One from a backup is older than the copy, or of an older run.
+        std::fs::write(&header, content).expect("an older header");
+        let refused = set.try_serve(&STAYS_DIRTY).err().expect("a refusal");
+        let older = ["older than its copy", "not of one run"];
+        assert!(older.iter().any(|word| refused.contains(word)), "{refused}");
+        std::fs::remove_file(&header).expect("it goes");
+        set.serve(&STAYS_DIRTY).stop();
+    });
+}
+
+#[test]
+fn headers_and_disks_are_not_mixed_up() {
+    each_io("headers_and_disks_are_not_mixed_up", |io, directory| {
+        let set = with_dirty_data(io, directory);
+        let again = set.ubcache("make").arg("--adopt").arg(&set.disk).output().expect("it runs");
+        assert!(said(&again).contains("adopted already"), "{}", said(&again));
+        // Another disk with the header of this one.
+        let other = Adopted { disk: directory.join("other.img"), ..Adopted { ..set } };
+        sparse(&other.disk, DISK_MIB * MIB);
+        let header = other.header();
+        let refused = other.try_serve(&["--header", text(&header)]).err().expect("a refusal");
+        assert!(refused.contains("the header is of another disk"), "{refused}");
+        let refused = other.try_serve(&[]).err().expect("a refusal");
+        assert!(refused.contains("make --adopt"), "{refused}");
+        // A disk and a copy of it at once.
+        std::fs::copy(directory.join("disk.img"), &other.disk).expect("a copy");
+        let disk = directory.join("disk.img");
+        let refused = other.try_serve(&["-B", text(&disk)]).err().expect("a refusal");
+        assert!(refused.contains("given twice") || refused.contains("same name"), "{refused}");
+    });
+}
+
+#[test]
+fn unmake_prints_the_mapping_of_the_data() {
+    let scratch = support::scratch();
+    let (_, disks) = support::make_set(scratch.path(), &[16], &[]);
+    let said = must(ubcache().arg("unmake").arg(&disks[0]));
+    let (disk, sectors) = (disks[0].display(), 16 * 2048 - 16);
+    assert!(said.contains(&format!("losetup --find --show --offset 8192 {disk}")), "{said}");
+    assert!(said.contains(&format!("'0 {sectors} linear {disk} 16'")), "{said}");
+}
