@@ -46,6 +46,9 @@ impl From<io::Error> for ServeError {
     }
 }
 
+/// Reads the status of a disk; none: its connection has ended.
+type ReadStatus = Box<dyn Fn() -> Option<DiskStatus>>;
+
 /// Control of all connections that share it.
 #[derive(Default)]
 pub struct Control {
@@ -53,7 +56,7 @@ pub struct Control {
     sizes: Cell<u64>,
     changed: Notify,
     /// Reads the status of the disk of the newest connection.
-    disk: RefCell<Option<Box<dyn Fn() -> Option<DiskStatus>>>>,
+    disk: RefCell<Option<ReadStatus>>,
 }
 
 impl fmt::Debug for Control {

@@ -50,7 +50,7 @@ starts_with multi-user ubcache@two.service ubcache@.service
 # What is mounted once there are file systems.
 cat >"$tree/root/fstab" <<'END'
 /dev/ubcache/by-label/data /srv/data ext4 _netdev,x-systemd.after=ubcached.service 0 2
-/dev/nbd0 /srv/above ext4 _netdev,x-systemd.requires=ubcache-nbd@nbd0.service,x-systemd.wanted-by=ubcache-nbd@nbd0.service 0 2
+/dev/nbd0 /srv/above ext4 _netdev,x-systemd.requires=ubcache-nbd@nbd0.service,x-systemd.wanted-by=remote-fs.target,x-systemd.wanted-by=dev-nbd0.device 0 2
 END
 echo '/var/below /srv/below none bind' >"$tree/etc/fstab"
 system_image "$tree" "$work/root.img"
