@@ -127,6 +127,7 @@ impl HostFile {
             limits: self.limits,
             alignment: self.alignment,
             reads_now: self.reads_now.clone(),
+            reads_into: self.reads_into.clone(),
             discards: self.discards.clone(),
             zeroes: self.zeroes.clone(),
             unmaps: self.unmaps.clone(),
