@@ -144,7 +144,6 @@ pub async fn serve_connection<E: Env + PassedFiles, C: Channel, V: Volume>(
         device.settle().await;
     }
     device.end().await;
-    options.control.disk.take();
     connection.channel.close();
     if let Some(monitor) = connection.monitor.take() {
         monitor.close();
