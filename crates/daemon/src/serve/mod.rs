@@ -162,7 +162,7 @@ fn serve_once(
             Ok(end) => Ok(end),
             Err(failure) => {
                 // Report the first failure; the set closes as well as it can.
-                let _ = daemon.stop_sets().await;
+                let _ = Box::pin(daemon.stop_sets()).await;
                 Err(failure)
             }
         }
