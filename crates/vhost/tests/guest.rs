@@ -1,4 +1,5 @@
 //! Guests with requests in good order, over real sockets and both backends.
+#![allow(clippy::disallowed_methods, reason = "guests run beside the server, in real time")]
 
 mod support;
 
