@@ -1,6 +1,6 @@
 //! `ubcache release`: a disk that was adopted goes on without ubcache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
 use ubcache_daemon::open::header::{FoundHeader, create_header, find_header, remove_header};
@@ -111,7 +111,7 @@ fn header_of(args: &Args) -> Result<FoundHeader, Failure> {
 }
 
 /// Writes all dirty data to the disk, and detaches it; returns the number of bytes.
-fn drain(args: &Args, cache: &PathBuf, header: &FoundHeader) -> Result<u64, Failure> {
+fn drain(args: &Args, cache: &Path, header: &FoundHeader) -> Result<u64, Failure> {
     named_once(cache, std::slice::from_ref(&args.disk))?;
     let host = host()?;
     let device = open(&host, cache, DeviceArgument::Cache, false)?;
@@ -125,7 +125,7 @@ fn drain(args: &Args, cache: &PathBuf, header: &FoundHeader) -> Result<u64, Fail
     Ok(done.map.dirty_sectors() * SECTOR_BYTES)
 }
 
-fn erase(cache: &PathBuf, header: &FoundHeader) -> Result<(), Failure> {
+fn erase(cache: &Path, header: &FoundHeader) -> Result<(), Failure> {
     let (_, superblock) = look(cache, ExpectedKind::Cache)?;
     let host = host()?;
     let device = open_file(&host, cache, true)?;

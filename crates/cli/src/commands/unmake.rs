@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         offset.bytes(),
         offset.bytes()
     );
-    if sectors * SECTOR_BYTES % 4096 == 0 {
+    if (sectors * SECTOR_BYTES).is_multiple_of(4096) {
         text += &format!(
             "or a copy at the begin of another disk: ubcache cat, or\n  dd if={path} \
             of=OTHER bs=4096 skip={} iflag=direct oflag=direct\n",
