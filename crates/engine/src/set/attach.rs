@@ -115,6 +115,8 @@ impl<E: Env> CacheSet<E> {
                 if choice.is_some() {
                     set.context.env.mark("cache_believed");
                     set.drop_clean(inode, Sector(0)).await?;
+                }
+                if choice.is_some() && witness == Witness::Unneeded {
                     // Dirty data may be under a device that says clean. It says dirty before it is
                     // of one run with the cache.
                     superblock.set_state(BackingState::Dirty);

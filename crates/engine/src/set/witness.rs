@@ -39,7 +39,8 @@ impl<E: Env> Set<E> {
                     return Ok(None);
                 }
                 self.context.env.mark("disk_not_known");
-                nothing_else
+                // It keeps its slot: there are not so many as there may be crashes.
+                Choice::BelieveCache
             }
             Witness::Different { .. } if !self.context.keeps(Rule::A9Compared) => return Ok(None),
             Witness::Different { found, expected } => {
