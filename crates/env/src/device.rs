@@ -94,7 +94,7 @@ impl IoError {
     }
 }
 
-/// What a device knows of writes to it by others since it was used last (rule A9).
+/// Knowledge of a device of writes to it by others since it was used last (rule A9).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Witness {
     /// Its superblock is on it, and says so.

@@ -40,7 +40,7 @@ const HASHES: usize = 128;
 const IDENTITY: usize = HASHES + 8 * PLACES_MAX;
 const SEALED: u32 = 1;
 
-/// What a header file says of its disk.
+/// Statements of a header file on its disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HeaderRecord {
     /// Counts the records: of two, the one with the larger number is newer.

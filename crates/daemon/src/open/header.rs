@@ -1,5 +1,5 @@
-//! Headers of disks that have no superblock of their own (docs/reference/format.md §16): finding the
-//! one of a disk, and making and removing the file.
+//! Headers of disks that have no superblock of their own (docs/reference/format.md §16): finding
+//! the one of a disk, and making and removing the file.
 //!
 //! Blocking calls only, like all of this module.
 

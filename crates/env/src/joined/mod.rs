@@ -183,7 +183,7 @@ impl<D: Device> Device for Joined<D> {
         }
     }
 
-    /// What is in the header is durable when its write completes.
+    /// The header is durable when its write completes, and needs no flush.
     async fn flush(&self) -> IoResult {
         self.disk.flush().await
     }

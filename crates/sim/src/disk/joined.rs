@@ -1,5 +1,5 @@
-//! A simulated disk whose first 16 sectors are the header of the rest (A9): the image is that of any
-//! backing device, while the engine reaches it through [`Joined`], as it does a disk without a
+//! A simulated disk whose first 16 sectors are the header of the rest (A9): the image is that of
+//! any backing device, while the engine reaches it through [`Joined`], as it does a disk without a
 //! superblock and its header file.
 
 use std::rc::Rc;
