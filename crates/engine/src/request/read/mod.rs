@@ -7,7 +7,7 @@
 //! | [`fill`] | what was missed goes to the cache (R3) |
 //! | [`fill_queue`] | the fills that wait, and what they hold |
 //! | [`prefetch`] | filling without reading |
-//! | [`target`] | the memory that a read goes to |
+//! | [`target`] | reads to memory of somebody else |
 //! | [`retry`] | reads that have to look elsewhere, or again (R4, R5) |
 
 use ubcache_env::{Buf, Env, IoError, IoResult, Nanos, Slice, VolumeError};
@@ -21,7 +21,7 @@ pub(crate) mod fill_queue;
 mod miss;
 mod prefetch;
 mod retry;
-pub(crate) mod target;
+mod target;
 
 /// Data in the cache, and what keeps it there.
 pub(crate) struct Hit {
