@@ -21,8 +21,8 @@ pub struct DeviceLimits {
     pub discard: bool,
 }
 
-/// Memory of somebody else, to which a device can read and this process can't: the world knows it by
-/// a number. Somebody else may look at it, and change it, at any moment.
+/// Memory of somebody else, to which a device can read and this process can't: the world knows it
+/// by a number. Somebody else may look at it, and change it, at any moment.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Place {
     /// The number.

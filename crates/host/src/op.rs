@@ -211,8 +211,8 @@ impl Op {
         at + self.done as u64
     }
 
-    /// What the next attempt of a [`IoRequest::ReadInto`] reads to: the number, the first byte and
-    /// the length.
+    /// The place to which the next attempt of a [`IoRequest::ReadInto`] reads: its number, the
+    /// first byte and the length.
     pub(crate) fn place(&self) -> (u16, usize, u32) {
         let IoRequest::ReadInto { len, place, .. } = &self.request else {
             unreachable!("asked of a read to a place only")

@@ -1,8 +1,8 @@
 //! Numbers of the table by which a ring knows memory of others.
 //!
 //! A driver puts the memory of a request under the number that the request's slot has, and takes it
-//! away with the answer. A number under which the driver still has something can be given to another
-//! slot: the driver says so, and that slot's data is copied.
+//! away with the answer. A number under which the driver still has something can be given to
+//! another slot: the driver says so, and that slot's data is copied.
 
 use std::ops::Range;
 

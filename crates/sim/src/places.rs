@@ -45,7 +45,7 @@ impl ForeignPage {
         (page, Place { number: env.places().take(&requester, 1), at: 0 })
     }
 
-    /// What it holds now.
+    /// Its content at the moment.
     pub fn content(&self) -> Vec<u8> {
         self.0.borrow().clone()
     }

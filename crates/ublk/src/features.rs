@@ -44,8 +44,8 @@ pub const USED: [Feature; 6] = [
     Feature {
         name: "auto-buffers",
         bit: AUTO_PLACES,
-        what: "what is in the cache is read by the cache device straight to memory of the requester; \
-               without it, to memory of the daemon first. Needs user-copy",
+        what: "the cache device reads straight to memory of the requester; without it, data goes \
+               through memory of the daemon. Needs user-copy",
     },
     Feature { name: "recovery", bit: USER_RECOVERY, what: "the device outlives its daemon" },
     Feature {
@@ -94,7 +94,7 @@ impl Features {
         if flags & USER_RECOVERY == 0 {
             flags &= !(USER_RECOVERY_REISSUE | QUIESCE);
         }
-        // What is not in the cache is copied by position.
+        // Data that is not in the cache is copied by position.
         if flags & USER_COPY == 0 {
             flags &= !AUTO_PLACES;
         }

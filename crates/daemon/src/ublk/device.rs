@@ -79,7 +79,8 @@ impl BlockDevice {
             match quiesced {
                 Ok(()) => {
                     self.release();
-                    // What the driver gave before is in the ring, and begins within two turns.
+                    // Requests that the driver gave before are in the ring, and begin within two
+                    // turns.
                     host.nop().await;
                     host.nop().await;
                 }

@@ -1,9 +1,9 @@
 //! Reads to a place, which only the cache device can reach.
 //!
-//! A read to a place does everything that another read does: it is decided on, looked up, pinned and
-//! counted alike (R1). Only the step at the cache device differs (R2), and only if the cache has all
-//! of the range. A device that can't read to the place says nothing about the data by that, so the
-//! same hits are read again, to memory of the engine, and what fails then has failed (R4).
+//! A read to a place does everything that another read does: it is decided on, looked up, pinned
+//! and counted alike (R1). Only the step at the cache device differs (R2), and only if the cache
+//! has all of the range. A device that can't read to the place says nothing about the data by that,
+//! so the same hits are read again, to memory of the engine, and what fails then has failed (R4).
 
 use ubcache_env::local::join_all;
 use ubcache_env::{Env, Nanos, Place, SectorRange};
