@@ -8,6 +8,7 @@ use ubcache_env::{
 };
 use ubcache_format::CacheMode;
 
+use super::read::target::{OwnMemory, Target};
 use super::write::Payload;
 use crate::bypass::BypassLimits;
 use crate::bypass::may_cache::{Access, BypassInput};
@@ -27,72 +28,21 @@ impl<E: Env> Volume for CachedVolume<E> {
         self.volume_info().clone()
     }
 
-    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        let keys = self.key_range(range)?;
-        if self.is_paused() {
-            self.opens().await;
-        }
-        let _request = self.begin()?;
-        let started = self.context.env.now();
-        if !self.lifecycle.uses_cache() {
-            return Box::pin(self.read_past(keys, started)).await;
-        }
-        let (bypass, _) = self.decide_bypass(started, stream, keys, Access::Read);
-        match self.index.live_extent_around(self.inode(), keys) {
-            // Unpublished copies are newer than what the index has.
-            Some(extent) if !self.coherence.has_copy_over(keys) => {
-                let hit = self.hit(extent, true);
-                let result = match self.try_hit(&hit, started).await {
-                    Ok(slice) if bypass.is_none() => {
-                        // The request has taken the time that the device has.
-                        let (_, taken) = self.context.cache.latest();
-                        self.counts.ended(Path::Hit, keys.bytes(), taken);
-                        self.context.reuse.note(self.inode(), keys, Use::Read);
-                        return Ok(IoVec::from(slice));
-                    }
-                    Ok(slice) => Ok(slice),
-                    Err(error) => Box::pin(self.hit_failed(hit, error)).await,
-                };
-                self.rare_hit_ended(bypass, keys.bytes(), started);
-                result.map(IoVec::from)
-            }
-            // Several parts, or the index has to be read first. What the cache lacks comes from
-            // the backing device and, unless the read bypasses, goes to the cache.
-            _ => Box::pin(self.read_parts(keys, bypass, started, None)).await,
-        }
+    fn read(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+    ) -> impl Future<Output = Result<IoVec, VolumeError>> {
+        self.read_to(stream, range, OwnMemory)
     }
 
-    async fn read_into(
+    fn read_into(
         &self,
         stream: StreamId,
         range: SectorRange,
         place: Place,
-    ) -> Result<IoVec, VolumeError> {
-        let keys = self.key_range(range)?;
-        if self.is_paused() {
-            self.opens().await;
-        }
-        let _request = self.begin()?;
-        let started = self.context.env.now();
-        if !self.lifecycle.uses_cache() {
-            return Box::pin(self.read_past(keys, started)).await;
-        }
-        let (bypass, _) = self.decide_bypass(started, stream, keys, Access::Read);
-        match self.index.live_extent_around(self.inode(), keys) {
-            Some(extent) if !self.coherence.has_copy_over(keys) => {
-                let hit = self.hit(extent, true);
-                let result = match self.hit_is_read_into(&hit, started, place).await {
-                    true => Ok(IoVec::new()),
-                    false => Box::pin(self.read_hit(hit, started)).await.map(IoVec::from),
-                };
-                if bypass.is_none() {
-                    self.context.reuse.note(self.inode(), keys, Use::Read);
-                }
-                self.rare_hit_ended(bypass, keys.bytes(), started);
-                result
-            }
-            _ => Box::pin(self.read_parts(keys, bypass, started, Some(place))).await,
-        }
+    ) -> impl Future<Output = Result<IoVec, VolumeError>> {
+        self.read_to(stream, range, place)
     }
 
     async fn write(
@@ -230,6 +180,62 @@ impl<E: Env> Volume for CachedVolume<E> {
 }
 
 impl<E: Env> CachedVolume<E> {
+    /// Reads the range: what is not at the target, which is all of it or nothing.
+    async fn read_to(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        target: impl Target,
+    ) -> Result<IoVec, VolumeError> {
+        let keys = self.key_range(range)?;
+        if self.is_paused() {
+            self.opens().await;
+        }
+        let _request = self.begin()?;
+        let started = self.context.env.now();
+        if !self.lifecycle.uses_cache() {
+            return Box::pin(self.read_past(keys, started)).await;
+        }
+        let (bypass, _) = self.decide_bypass(started, stream, keys, Access::Read);
+        match self.index.live_extent_around(self.inode(), keys) {
+            // Unpublished copies are newer than what the index has.
+            Some(extent) if !self.coherence.has_copy_over(keys) => {
+                let hit = self.hit(extent, true);
+                if let Some(place) = target.place()
+                    && self.hit_is_read_into(&hit, started, place).await
+                {
+                    match bypass {
+                        None => self.hit_ended(keys),
+                        Some(_) => self.rare_hit_ended(bypass, keys.bytes(), started),
+                    }
+                    return Ok(IoVec::new());
+                }
+                let result = match self.try_hit(&hit, started).await {
+                    Ok(slice) if bypass.is_none() => {
+                        self.hit_ended(keys);
+                        return Ok(IoVec::from(slice));
+                    }
+                    Ok(slice) => Ok(slice),
+                    Err(error) => Box::pin(self.hit_failed(hit, error)).await,
+                };
+                self.rare_hit_ended(bypass, keys.bytes(), started);
+                result.map(IoVec::from)
+            }
+            // Several parts, or the index has to be read first. What the cache lacks comes from
+            // the backing device and, unless the read bypasses, goes to the cache.
+            _ => Box::pin(self.read_parts(keys, bypass, started, target.place())).await,
+        }
+    }
+
+    /// A read of one place in the cache has ended in this step.
+    #[inline(always)]
+    fn hit_ended(&self, keys: SectorRange) {
+        // The request has taken the time that the device has.
+        let (_, taken) = self.context.cache.latest();
+        self.counts.ended(Path::Hit, keys.bytes(), taken);
+        self.context.reuse.note(self.inode(), keys, Use::Read);
+    }
+
     /// Decides if the request goes past the cache; it enters the history of its stream, and its
     /// bytes are counted if it does. Once a request. Returns the share of buckets in use too.
     pub(crate) fn decide_bypass(
@@ -294,8 +300,8 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
-    /// A read of one place in the cache has ended, which bypassed, has met an error, or went to
-    /// memory of somebody else.
+    /// A read of one place in the cache has ended, which bypassed, or has met an error.
+    #[cold]
     fn rare_hit_ended(&self, bypass: Option<BypassReason>, bytes: u64, started: Nanos) {
         let path = match bypass {
             None => Path::Hit,

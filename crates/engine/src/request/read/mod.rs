@@ -7,7 +7,7 @@
 //! | [`fill`] | what was missed goes to the cache (R3) |
 //! | [`fill_queue`] | the fills that wait, and what they hold |
 //! | [`prefetch`] | filling without reading |
-//! | [`target`] | reads to memory of somebody else |
+//! | [`target`] | the memory that a read goes to |
 //! | [`retry`] | reads that have to look elsewhere, or again (R4, R5) |
 
 use ubcache_env::{Buf, Env, IoError, IoResult, Nanos, Slice, VolumeError};
@@ -21,7 +21,7 @@ pub(crate) mod fill_queue;
 mod miss;
 mod prefetch;
 mod retry;
-mod target;
+pub(crate) mod target;
 
 /// Data in the cache, and what keeps it there.
 pub(crate) struct Hit {
