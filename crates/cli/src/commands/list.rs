@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use ubcache_daemon::list::devices::ListedDevice;
+use ubcache_daemon::list::listed::ListedDevice;
 use ubcache_daemon::list::{Daemons, Listing};
 use ubcache_daemon::size::show_size;
 use ubcache_daemon::{Code, Failure};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
-use ubcache_daemon::served::frontends::FrontendsReport;
+use ubcache_daemon::served::frontend_report::FrontendsReport;
 use ubcache_daemon::served::health::Health;
 use ubcache_daemon::served::report::{Counters, Report, SetReport, VolumeReport};
 use ubcache_daemon::size::show_size;

@@ -3,58 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use ubcache_format::{BackingState, Superblock, Uuid};
 
-use super::users::{Daemons, DeviceUser};
-use super::{ListProblem, text_if_any, text_of};
+use super::listed::{ListProblem, ListedDevice};
+use super::users::Daemons;
 use crate::config_file::devices::lies_over;
 use crate::failure::Failure;
 use crate::open::probe::BCACHE_MAGIC;
 use crate::open::superblock::{ExpectedKind, parse};
 use crate::open::target::{Access, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Target};
-
-/// A device with a superblock.
-#[derive(Serialize, Debug, utoipa::ToSchema)]
-pub struct ListedDevice {
-    /// Its path.
-    #[serde(serialize_with = "text_of")]
-    #[schema(value_type = String)]
-    pub path: PathBuf,
-    /// `block device` or `file`.
-    #[schema(value_type = String)]
-    pub kind: &'static str,
-    /// `cache` or `backing`.
-    #[schema(value_type = String)]
-    pub role: &'static str,
-    /// UUID of its set, if it has one.
-    pub set_uuid: Option<String>,
-    /// Its own.
-    pub uuid: String,
-    /// Label of a backing device.
-    pub label: Option<String>,
-    /// State of a backing device, or `new` or `started` of a cache device.
-    #[schema(value_type = String)]
-    pub state: &'static str,
-    /// Cache mode of a backing device.
-    #[schema(value_type = Option<String>)]
-    pub mode: Option<&'static str>,
-    /// Its size.
-    pub size_bytes: u64,
-    /// The one that has it open.
-    pub user: Option<DeviceUser>,
-    /// A device before this one that has the same UUID: the same device, or a copy of it.
-    #[serde(serialize_with = "text_if_any")]
-    #[schema(value_type = Option<String>)]
-    pub same_uuid_as: Option<PathBuf>,
-}
-
-impl ListedDevice {
-    /// Returns true if the data of this disk may be in a cache.
-    pub fn needs_cache(&self) -> bool {
-        self.role == "backing" && matches!(self.state, "clean" | "dirty")
-    }
-}
 
 /// All block devices with a size, and the files that daemons serve.
 pub(super) fn all(daemons: &Daemons, problems: &mut Vec<ListProblem>) -> Vec<PathBuf> {

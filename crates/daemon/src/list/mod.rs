@@ -3,19 +3,21 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`listed`] | what is listed |
 //! | [`devices`] | finding devices, and reading what they are |
 //! | [`users`] | the daemon or driver that has a device |
 
 pub mod devices;
+pub mod listed;
 pub mod users;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use self::devices::ListedDevice;
+pub use self::listed::ListProblem;
+use self::listed::ListedDevice;
 pub use self::users::Daemons;
-use crate::failure::{Code, Failure};
 use crate::ublk::listed::{ListedBlockDevice, all as all_block_devices};
 
 /// The whole list.
@@ -27,36 +29,6 @@ pub struct Listing {
     pub block_devices: Vec<ListedBlockDevice>,
     /// Devices that could not be read, or not as they are.
     pub problems: Vec<ListProblem>,
-}
-
-/// A device that can't be listed, or not as it is.
-#[derive(Serialize, Debug, utoipa::ToSchema)]
-pub struct ListProblem {
-    /// The device, or a control socket.
-    #[serde(serialize_with = "text_of")]
-    #[schema(value_type = String)]
-    pub path: PathBuf,
-    /// The reason.
-    pub why: String,
-    /// Exit code of a command that names the device.
-    #[serde(skip)]
-    #[schema(ignore)]
-    pub code: Code,
-}
-
-impl ListProblem {
-    fn new(path: &Path, why: &Failure) -> ListProblem {
-        ListProblem { path: path.to_owned(), why: why.to_string(), code: why.code }
-    }
-}
-
-/// A path in JSON, which knows text only: bytes that are none are replaced.
-fn text_of<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&path.to_string_lossy())
-}
-
-fn text_if_any<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-    path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
 }
 
 impl Listing {

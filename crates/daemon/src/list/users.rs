@@ -1,52 +1,14 @@
 //! Users of devices: daemons, by what they report, and the kernel, by what sysfs says.
 
-use std::fmt;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use ubcache_host::sysfs_directory;
 
-use super::devices::ListedDevice;
-use super::{ListProblem, text_of};
+use super::listed::{DeviceUser, ListProblem, ListedDevice};
 use crate::control::{denied, find_sockets, report};
 use crate::served::report::SetReport;
-
-/// Something that has a device open.
-#[derive(Serialize, Debug, utoipa::ToSchema)]
-#[serde(tag = "type", rename_all = "kebab-case")]
-pub enum DeviceUser {
-    /// A daemon.
-    Ubcache {
-        /// Its control socket.
-        #[serde(serialize_with = "text_of")]
-        #[schema(value_type = String)]
-        control: PathBuf,
-    },
-    /// bcache in the kernel.
-    KernelBcache {
-        /// Its block device.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        device: Option<String>,
-    },
-    /// Another block device above this one.
-    BlockDevice {
-        /// Its name.
-        name: String,
-    },
-}
-
-impl fmt::Display for DeviceUser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DeviceUser::Ubcache { control } => write!(f, "ubcache ({})", control.display()),
-            DeviceUser::KernelBcache { device: Some(device) } => write!(f, "the kernel's {device}"),
-            DeviceUser::KernelBcache { device: None } => write!(f, "the kernel's bcache"),
-            DeviceUser::BlockDevice { name } => write!(f, "/dev/{name}"),
-        }
-    }
-}
 
 /// All daemons of this machine that answer.
 #[derive(Debug)]

@@ -14,7 +14,9 @@ use ubcache_format::{
 };
 
 use crate::failure::Failure;
-use crate::open::superblock::{ExpectedKind, look, parse_bytes};
+use crate::open::superblock::{
+    ExpectedKind, has_superblock, look, not_bcache, parse_bytes, read, too_small,
+};
 use crate::open::target::{Access, Target};
 
 /// The directory of headers that are not given by their path.
@@ -194,6 +196,28 @@ pub fn find_header(
     let missing = given.iter().find(|path| !path.exists());
     let path = if copy.is_some() { missing.cloned().unwrap_or(path) } else { path };
     Ok(Some(FoundHeader { path, superblock, identity, lost: copy }))
+}
+
+/// Opens a backing device only to look at it, and reads its superblock, from its header if it has
+/// none on it: one of those given, or one that is found by itself.
+pub fn look_backing(
+    path: &Path,
+    headers: &[PathBuf],
+    cache: Option<&Path>,
+) -> Result<(Superblock, Option<FoundHeader>), Failure> {
+    let target = Target::open(path, Access::Look)?;
+    if has_superblock(&target) {
+        return Ok((read(&target, ExpectedKind::Backing)?, None));
+    }
+    match find_header(&target, headers, cache)? {
+        None => Err(not_bcache(&target, ExpectedKind::Backing)),
+        Some(header) => {
+            let (sectors, block) = (joined_sectors(&target), target.logical_block_bytes);
+            let superblock = Superblock::read(&header.superblock.encode(), sectors, block)
+                .map_err(|error| too_small(path, &error))?;
+            Ok((superblock, Some(header)))
+        }
+    }
 }
 
 /// The header in the usual places that names this disk.

@@ -8,8 +8,8 @@ use ubcache_format::{BackingState, SECTOR_BYTES, Superblock};
 
 use crate::config::{Named, ServeConfig, export_names};
 use crate::failure::Failure;
-use crate::open::header::FoundHeader;
-use crate::open::superblock::{ExpectedKind, look, look_backing};
+use crate::open::header::{FoundHeader, look_backing};
+use crate::open::superblock::{ExpectedKind, look};
 
 /// The devices of a set, as they are found at the start.
 #[derive(Debug)]

@@ -1,12 +1,11 @@
 //! Superblocks of devices that are not served yet, and messages about defects in them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ubcache_env::{Buf, Device};
 use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
 
 use crate::failure::Failure;
-use crate::open::header::{FoundHeader, find_header, joined_sectors};
 use crate::open::probe::{BCACHE_MAGIC, recognize};
 use crate::open::target::{Access, Target};
 
@@ -26,28 +25,6 @@ pub fn look(path: &Path, expected: ExpectedKind) -> Result<(Target, Superblock),
     let target = Target::open(path, Access::Look)?;
     let superblock = read(&target, expected)?;
     Ok((target, superblock))
-}
-
-/// Opens a backing device only to look at it, and reads its superblock, from its header if it has
-/// none on it: one of those given, or one that is found by itself.
-pub fn look_backing(
-    path: &Path,
-    headers: &[PathBuf],
-    cache: Option<&Path>,
-) -> Result<(Superblock, Option<FoundHeader>), Failure> {
-    let target = Target::open(path, Access::Look)?;
-    if has_superblock(&target) {
-        return Ok((read(&target, ExpectedKind::Backing)?, None));
-    }
-    match find_header(&target, headers, cache)? {
-        None => Err(not_bcache(&target, ExpectedKind::Backing)),
-        Some(header) => {
-            let (sectors, block) = (joined_sectors(&target), target.logical_block_bytes);
-            let superblock = Superblock::read(&header.superblock.encode(), sectors, block)
-                .map_err(|error| too_small(path, &error))?;
-            Ok((superblock, Some(header)))
-        }
-    }
 }
 
 /// True if a bcache superblock is on the device, whole or damaged.
@@ -99,7 +76,8 @@ pub(crate) async fn superblock_of<D: Device>(file: &D) -> Result<Superblock, Str
         .map_err(|error| error.to_string())
 }
 
-fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
+/// The failure for a device without a superblock.
+pub(crate) fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
     let path = target.path.display();
     let mut head = vec![0; 68 << 10];
     let count = target.read_some(0, &mut head).unwrap_or(0);
@@ -182,7 +160,8 @@ fn damaged(path: &Path, error: &FormatError) -> Failure {
     }
 }
 
-fn too_small(path: &Path, error: &FormatError) -> Failure {
+/// The failure for a superblock that does not fit its device.
+pub(crate) fn too_small(path: &Path, error: &FormatError) -> Failure {
     let failure = Failure::refused(path, "the superblock does not fit the device");
     match &error.problem {
         Problem::Value { field, found, expected } => {

@@ -12,7 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::frontends::Frontend;
+use super::frontend_report::Frontend;
 use super::health::Health;
 use super::report::{Counters, Report, SetReport, VolumeReport};
 use super::request_report::{BypassReport, LatencyReport};

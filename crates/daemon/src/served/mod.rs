@@ -10,7 +10,8 @@
 //! | [`daemon`] | the running set and its volumes, with their operations |
 //! | [`events`] | words for what happens to the set |
 //! | [`flash`] | flash-only volumes |
-//! | [`frontends`] | the part of the report that is about block devices and guests |
+//! | [`frontend_report`] | the part of the report that is about block devices and guests |
+//! | `frontends` | makes it |
 //! | `former_set` | a set whose cache was replaced |
 //! | `gate` | a place where new connections wait |
 //! | `handover` | the end of a daemon with which another program goes on |
@@ -41,7 +42,8 @@ pub mod daemon;
 pub mod events;
 pub mod flash;
 pub(crate) mod former_set;
-pub mod frontends;
+pub mod frontend_report;
+mod frontends;
 pub(crate) mod gate;
 pub(crate) mod handover;
 pub mod health;

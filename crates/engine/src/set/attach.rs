@@ -150,7 +150,7 @@ impl<E: Env> CacheSet<E> {
         }
         set.confirm_run(inode, &superblock).await.map_err(EngineError::of_cache)?;
         let volume = set.volume(backing, superblock, inode, options);
-        volume.witness.replace(witness);
+        volume.note_witness(witness);
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
         volume.start();
         Ok(volume)

@@ -34,10 +34,10 @@ impl<E: Env> Set<E> {
             Witness::Unknown | Witness::Different { .. } if self.taken_over.get().is_some() => {
                 return Ok(None);
             }
+            Witness::Unknown if !self.context.keeps(Rule::A9UnknownDropsClean) => {
+                return Ok(None);
+            }
             Witness::Unknown => {
-                if !self.context.keeps(Rule::A9UnknownDropsClean) {
-                    return Ok(None);
-                }
                 self.context.env.mark("disk_not_known");
                 // It keeps its slot: there are not so many as there may be crashes.
                 Choice::BelieveCache

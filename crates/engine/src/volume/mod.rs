@@ -106,7 +106,7 @@ pub struct CachedVolume<E: Env> {
     gave_up_device: Cell<bool>,
     pub(crate) fills: FillQueue,
     /// Knowledge of the disk at the attach (A9).
-    pub(crate) witness: RefCell<Witness>,
+    witness: RefCell<Witness>,
 
     tasks: RefCell<Vec<Task>>,
     pub(crate) wake_publisher: Notify,
@@ -293,6 +293,11 @@ impl<E: Env> CachedVolume<E> {
     /// Knowledge at the attach of writes to the disk by others (A9).
     pub fn witness(&self) -> Witness {
         self.witness.borrow().clone()
+    }
+
+    /// Notes what the attach found out (A9).
+    pub(crate) fn note_witness(&self, witness: Witness) {
+        self.witness.replace(witness);
     }
 
     /// Cache mode.
