@@ -187,7 +187,7 @@ resize)
     mkfs.ext4 -q "$device"
     mkdir -p /mnt
     mount -t ext4 "$device" /mnt
-    head -c 1M /dev/urandom >/mnt/file
+    head -c 1048576 /dev/urandom >/mnt/file
     sum=$(md5sum </mnt/file)
     /share/ubcache flash resize grows --size 96M --control /tmp/control >/dev/null || fail_with "not resized"
     if /share/ubcache doctor --json | tr -d ' \n' | grep -q '"name":"update-size","there":true'; then
@@ -203,7 +203,7 @@ resize)
     fi
     echo 3 >/proc/sys/vm/drop_caches
     [ "$(md5sum </mnt/file)" = "$sum" ] || fail_with "the file is not the same"
-    head -c 1M "$device" >/dev/null
+    head -c 1048576 "$device" >/dev/null
     dd if=/mnt/file of="$device" bs=1M seek=95 count=1 oflag=direct conv=notrunc status=none || fail_with "no writes at the new end"
     umount /mnt
     e2fsck -fn "$device" >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
