@@ -10,6 +10,8 @@ ubcache_station "$name" 21 400
 was_dirty "$name"
 linux_station 31 100 "$name"
 was_dirty "$name"
+# The driver takes no witness: a start of ubcache knows that it was the driver, the offline tools do not.
+ubcache_station "$name" 41 0
 "$ubcache" release "$work/$name/backing0.img" -C "$work/$name/cache.img" >>"$work/$name/release.log"
 (
     . "$work/$name/parameters"

@@ -21,7 +21,8 @@ join() {
                 echo "0 16 linear ${backing%:*} 0"
                 echo "16 $(blockdev --getsz "${backing#*:}") linear ${backing#*:} 0"
             } | dmsetup create "joined${#joined[@]}"
-            backing=$(readlink -f "/dev/mapper/joined${#joined[@]}")
+            # Without udev, /dev/mapper has nodes of its own.
+            backing=/dev/dm-$(dmsetup info -c --noheadings -o minor "joined${#joined[@]}")
             ;;
         esac
         joined+=("$backing")

@@ -159,7 +159,8 @@ pub fn open_joined(
     .found(found)
     .expected(expected)
     .advice(
-        "name the disk as the last run left it; or choose with `ubcache serve --believe-disk` or \
+        "name the disk as the last run left it; if the kernel's bcache had it last, `ubcache \
+         serve` and `ubcache stop` once; or choose with `ubcache serve --believe-disk` or \
          `--believe-cache`, and stop that. Nothing was changed",
     ))
 }
