@@ -1,5 +1,5 @@
 //! Header files: the superblock of a backing device whose disk has none (docs/reference/format.md
-//! §15).
+//! §16).
 //!
 //! A header file has the 16 sectors that lie before the data of a backing device. The driver leaves
 //! the first eight alone; ubcache has two records there, one of which is always whole.

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, ByteValued, VolatileMemory, VolatileSlice};
 
-use crate::places::{Memory, OutsideMemory};
+use crate::regions::{Memory, OutsideMemory};
 
 /// Bytes of the header of a request.
 pub(crate) const HEADER_BYTES: u32 = 16;

@@ -11,8 +11,8 @@ use vm_memory::GuestMemoryMmap;
 use crate::QUEUES_MAX;
 use crate::config::{self, CONFIG_WCE, EVENT_IDX, FLUSH, PROTOCOL_FEATURES, WRITEBACK_AT};
 use crate::inflight::{InflightRegion, Notes};
-use crate::places::Memory;
 use crate::queue::{Queue, QueueError};
+use crate::regions::Memory;
 use crate::request::PIECE_BYTES;
 
 /// Share that this start has of the writes that starts before it have answered, and that were not

@@ -22,7 +22,7 @@
 //! | `queue` | one ring: taking requests, publishing answers, stopping |
 //! | `chain` | descriptors of a request, checked |
 //! | `ring` | the ring itself, in the memory of the guest |
-//! | `places` | addresses of the guest, found in its memory |
+//! | `regions` | addresses of the guest, found in its memory |
 //! | `request` | a request, from its header to its status |
 //! | `workers` | futures that carry requests out, used again and again |
 //! | [`inflight`] | requests in flight, in memory that outlives this process |
@@ -40,8 +40,8 @@ pub mod device;
 mod handler;
 pub mod inflight;
 mod memory;
-mod places;
 mod queue;
+mod regions;
 mod relay;
 mod request;
 mod ring;

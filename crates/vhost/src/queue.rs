@@ -24,7 +24,7 @@ use ubcache_env::{Bell, Env, Priority, StreamError, StreamId, Volume};
 use crate::chain::{Chain, ChainError};
 use crate::device::{Ring, RingStatus, Shared};
 use crate::inflight::{InflightQueue, InflightRegion};
-use crate::places::Memory;
+use crate::regions::Memory;
 use crate::ring::SplitRing;
 use crate::signal::Signal;
 use crate::workers::{Job, Workers};

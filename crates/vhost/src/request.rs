@@ -12,7 +12,7 @@ use virtio_bindings::virtio_blk::{
 use crate::chain::{Chain, HEADER_BYTES};
 use crate::config::{RANGE_SECTORS_MAX, RANGES_MAX};
 use crate::device::Shared;
-use crate::places::{Memory, OutsideMemory};
+use crate::regions::{Memory, OutsideMemory};
 
 const SECTOR_BYTES: u32 = 512;
 const RANGE_BYTES: u32 = 16;

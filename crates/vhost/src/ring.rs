@@ -11,8 +11,8 @@ use vm_memory::{VolatileMemory, VolatileSlice};
 
 use crate::QUEUE_SIZE_MAX;
 use crate::device::Ring;
-use crate::places::{Area, Memory, OutsideMemory};
 use crate::queue::QueueError;
+use crate::regions::{Area, Memory, OutsideMemory};
 
 const DESCRIPTOR_BYTES: u64 = 16;
 // The ring of available requests: flags, the index behind the newest one, their first descriptors,

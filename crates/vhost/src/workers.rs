@@ -13,8 +13,8 @@ use std::task::{Context, Poll};
 use ubcache_env::{Bell, Env, Priority, Volume};
 
 use crate::chain::Chain;
-use crate::places::Memory;
 use crate::queue::Queue;
+use crate::regions::Memory;
 use crate::request::Request;
 
 /// Workers without work that a queue keeps.

@@ -6,19 +6,12 @@
 #   boot.sh after-cut    what was synced is there
 set -euo pipefail
 . /run/vm/guest-lib.sh
-fail_with() {
-    echo "$*"
-    systemctl --failed --no-legend || true
-    systemctl list-jobs --no-legend || true
-    journalctl -b --no-pager -n 80 || true
-    exit 1
-}
 is_active() { systemctl is-active --quiet "$1"; }
 process() { systemctl show -p MainPID --value "$1"; }
 has_other_process() { [ "$(process "$1")" != 0 ] && [ "$(process "$1")" != "$2" ] && is_active "$1"; }
 is_mounted() {
-    wait_until mountpoint -q "$1" || fail_with "$1 is not mounted"
-    [ "$(findmnt -no SOURCE "$1")" = "$2" ] || fail_with "$1 is on $(findmnt -no SOURCE "$1")"
+    wait_until mountpoint -q "$1" || fail_with_journal "$1 is not mounted"
+    [ "$(findmnt -no SOURCE "$1")" = "$2" ] || fail_with_journal "$1 is on $(findmnt -no SOURCE "$1")"
 }
 are_mounted() {
     is_mounted /srv/data /dev/ublkb0
@@ -28,20 +21,20 @@ are_mounted() {
 content() {
     local mount=$1
     shift
-    [ "$(xargs <"$mount/lines")" = "$*" ] || fail_with "$mount has '$(xargs <"$mount/lines")' instead of '$*'"
+    [ "$(xargs <"$mount/lines")" = "$*" ] || fail_with_journal "$mount has '$(xargs <"$mount/lines")' instead of '$*'"
 }
 add() { for mount in /srv/data /srv/above; do echo "$1" >>"$mount/lines"; done; sync; }
 
 case $1 in
 first)
-    wait_until test -b /dev/ubcache/by-label/data || fail_with "no link to the block device"
-    [ -L /dev/ubcache/disk/by-label/data ] || fail_with "no link to the disk"
+    wait_until test -b /dev/ubcache/by-label/data || fail_with_journal "no link to the block device"
+    [ -L /dev/ubcache/disk/by-label/data ] || fail_with_journal "no link to the disk"
     mkfs.ext4 -q /dev/ubcache/by-label/data
-    systemctl start ubcache-nbd@nbd0.service || fail_with "no /dev/nbd0"
+    systemctl start ubcache-nbd@nbd0.service || fail_with_journal "no /dev/nbd0"
     mkfs.ext4 -q /dev/nbd0
     cat /root/fstab >>/etc/fstab
     systemctl daemon-reload
-    systemctl start srv-data.mount srv-above.mount || fail_with "not mounted"
+    systemctl start srv-data.mount srv-above.mount || fail_with_journal "not mounted"
     are_mounted
     add made
 
@@ -50,18 +43,18 @@ first)
     kill -9 "$before"
     echo killed >>/srv/data/lines
     sync /srv/data/lines
-    wait_until has_other_process ubcached "$before" || fail_with "not started again"
+    wait_until has_other_process ubcached "$before" || fail_with_journal "not started again"
     before=$(process ubcached)
-    systemctl restart ubcached || fail_with "not restarted"
-    has_other_process ubcached "$before" || fail_with "it is the same daemon"
+    systemctl restart ubcached || fail_with_journal "not restarted"
+    has_other_process ubcached "$before" || fail_with_journal "it is the same daemon"
     echo restarted >>/srv/data/lines
     sync /srv/data/lines
 
     # Over nbd-client, everything is taken down and put up again.
     before=$(process ubcache@two)
     kill -9 "$before"
-    wait_until has_other_process ubcache@two "$before" || fail_with "not started again"
-    wait_until is_active srv-above.mount || fail_with "not mounted again"
+    wait_until has_other_process ubcache@two "$before" || fail_with_journal "not started again"
+    wait_until is_active srv-above.mount || fail_with_journal "not mounted again"
     are_mounted
     echo killed >>/srv/above/lines
     sync /srv/above/lines
@@ -73,14 +66,14 @@ after-stop)
     are_mounted
     content /srv/data made killed restarted
     content /srv/above made killed
-    in_order -1 'Unmounted srv-data.mount' 'Stopping ubcached.service' || fail_with "order at the end"
+    in_order -1 'Unmounted srv-data.mount' 'Stopping ubcached.service' || fail_with_journal "order at the end"
     in_order -1 'Unmounted srv-above.mount' 'Stopped ubcache-nbd@nbd0.service' 'Stopped ubcache@two.service' \
-        'Unmounted srv-below.mount' || fail_with "order at the end"
-    in_order 0 'Started ubcached.service' 'Mounted srv-data.mount' || fail_with "order at boot"
+        'Unmounted srv-below.mount' || fail_with_journal "order at the end"
+    in_order 0 'Started ubcached.service' 'Mounted srv-data.mount' || fail_with_journal "order at boot"
     in_order 0 'Mounted srv-below.mount' 'Started ubcache@two.service' 'Started ubcache-nbd@nbd0.service' \
-        'Mounted srv-above.mount' || fail_with "order at boot"
-    ! journalctl -b -1 --no-pager -k -g 'I/O error.*ublkb|EXT4-fs error.*ublkb' || fail_with "the kernel had errors"
-    ! journalctl -b 0 --no-pager -g 'not cleanly' || fail_with "a set was not stopped cleanly"
+        'Mounted srv-above.mount' || fail_with_journal "order at boot"
+    ! journalctl -b -1 --no-pager -k -g 'I/O error.*ublkb|EXT4-fs error.*ublkb' || fail_with_journal "the kernel had errors"
+    ! journalctl -b 0 --no-pager -g 'not cleanly' || fail_with_journal "a set was not stopped cleanly"
     add stopped
     # Another set is started by its first client.
     (
@@ -88,9 +81,9 @@ after-stop)
         ubcache make --bucket 64k --size 64M --label more -C c -B d >/dev/null
         echo 'OPTIONS=-C /var/lib/ubcache/c -B /var/lib/ubcache/d' >/etc/ubcache/three.env
     )
-    systemctl start ubcache@three.socket || fail_with "no socket"
-    [ "$(nbdinfo --size 'nbd+unix:///more?socket=/run/ubcache/three.nbd')" = $(((64 << 20) - 8192)) ] || fail_with "no export"
-    is_active ubcache@three.service || fail_with "not started by its client"
+    systemctl start ubcache@three.socket || fail_with_journal "no socket"
+    [ "$(nbdinfo --size 'nbd+unix:///more?socket=/run/ubcache/three.nbd')" = $(((64 << 20) - 8192)) ] || fail_with_journal "no export"
+    is_active ubcache@three.service || fail_with_journal "not started by its client"
     ;;
 cut)
     are_mounted

@@ -1,4 +1,4 @@
-//! Places in the memory of the guest, by the addresses that it knows.
+//! Regions of the guest's memory, and ranges in them by the addresses that the guest knows.
 
 use std::cell::Cell;
 use std::rc::Rc;
