@@ -28,10 +28,10 @@ ublk own-memory kills writeback 10 --ublk-without auto-buffers
 without_upgrade=$harmless
 harmless+='|WARNING: .*ublk_ctrl_uring_cmd|Call Trace'
 ublk upgrade upgrade 10
-harmless=$without_upgrade
 ublk reissued upgrade 5 --ublk-without quiesce
 # Nothing is left to the next daemon that only a second delivery could save.
 ublk answered upgrade 5 --ublk-without reissue
+harmless=$without_upgrade
 ublk ends ends
 ublk resize resize
 ublk refusals refusals
