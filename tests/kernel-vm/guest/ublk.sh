@@ -16,6 +16,7 @@ options=()
 served=0
 serve() { # serve [OPTION]...
     served=$((served + 1))
+    : >"/tmp/serve$served"
     /share/ubcache serve -C /dev/vdb -B data=/dev/vda --nbd unix:/tmp/nbd --control /tmp/control --mode "$mode" \
         "${options[@]}" --ublk "$@" >"/tmp/serve$served" 2>>/tmp/log &
     server=$!
@@ -39,7 +40,8 @@ fail_with() {
     tail -n 30 /tmp/log
     exit 1
 }
-# A file system with two loads: every block is read back and verified, and files are written, synced and compared.
+# A file system under loads that check themselves: fio reads back every block, files are written, synced and compared,
+# a database commits, and fsx, where the host has it, compares one file after every kind of change.
 start_load() {
     mkfs.ext4 -q /dev/ublkb0
     mkdir -p /mnt
@@ -64,6 +66,34 @@ start_load() {
     ) 2>>/tmp/wrong &
     copier=$!
     echo 0 >/tmp/copied
+    start_database
+    if command -v fsx >/dev/null; then
+        fsx -S 7 -N 100000000 /mnt/fsx >/tmp/fsx 2>&1 &
+        fsx=$!
+    fi
+}
+# Each transaction adds a row and counts it: a lost one, or half of one, shows.
+start_database() {
+    sqlite3 /mnt/database 'CREATE TABLE row (number INTEGER PRIMARY KEY, content BLOB); CREATE TABLE total (rows INTEGER);
+        INSERT INTO total VALUES (0);'
+    echo 0 >/tmp/committed
+    (
+        number=0
+        while [ -e /tmp/load ]; do
+            number=$((number + 1))
+            sqlite3 -bail /mnt/database "PRAGMA synchronous = FULL; BEGIN;
+                INSERT INTO row VALUES ($number, randomblob(1000 + $number % 7 * 1000));
+                UPDATE total SET rows = rows + 1; COMMIT;" || { echo "transaction $number failed" >>/tmp/wrong; break; }
+            echo "$number" >/tmp/committed
+        done
+    ) 2>>/tmp/wrong &
+    database=$!
+}
+check_database() {
+    local found expected
+    expected="ok $(</tmp/committed) $(</tmp/committed)"
+    found=$(sqlite3 /mnt/database 'PRAGMA integrity_check; SELECT count(*) FROM row; SELECT rows FROM total;' | xargs)
+    [ "$found" = "$expected" ] || fail_with "the database has \"$found\", not \"$expected\""
 }
 copied() { cat /tmp/copied 2>/dev/null || true; }
 has_copied() { local now; now=$(copied); [ "${now:-0}" -gt "$1" ] || [ -s /tmp/wrong ]; }
@@ -77,7 +107,12 @@ let_work() {
 end_load() {
     let_work
     rm /tmp/load
-    wait "$copier"
+    wait "$copier" "$database"
+    check_database
+    if [ -n "${fsx:-}" ]; then
+        kill -TERM "$fsx" 2>/dev/null || fail_with "fsx has ended: $(tail -n 20 /tmp/fsx)"
+        wait "$fsx" || true
+    fi
     kill -INT "$fio" 2>/dev/null || fail_with "the verifying load has ended: $(cat /tmp/fio)"
     wait "$fio" || true
     ! grep -qE 'verify: bad|err= *[1-9]|error=' /tmp/fio || fail_with "$(cat /tmp/fio)"
@@ -107,7 +142,7 @@ kills)
     [ "$recovered" = "$kills" ] || fail_with "$recovered recoveries of $kills"
     stop_server
     [ ! -e /dev/ublkb0 ] || fail_with "the device is still there"
-    echo "$kills kills in $mode ${options[*]}: $(copied) files: RIGHT"
+    echo "$kills kills in $mode ${options[*]}: $(copied) files, $(</tmp/committed) transactions: RIGHT"
     ;;
 upgrade)
     upgrades=$1
@@ -126,7 +161,7 @@ upgrade)
     done
     end_load
     stop_server
-    echo "$upgrades upgrades ${options[*]}: $(copied) files: RIGHT"
+    echo "$upgrades upgrades ${options[*]}: $(copied) files, $(</tmp/committed) transactions: RIGHT"
     ;;
 ends)
     serve
