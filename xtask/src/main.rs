@@ -289,7 +289,7 @@ fn test() -> bool {
         ),
         (
             "fuzz targets over their corpus, and over changed inputs",
-            &["run", "--release", "-p", "ubcache-torture", "--", "fuzz", "--for", "30s"],
+            &["run", "--release", "-p", "ubcache-torture", "--", "fuzz", "--for", "15s"],
         ),
         // In a directory of its own: nothing that is shipped is ever built with this feature.
         (

@@ -328,3 +328,44 @@ fn unmake_prints_the_mapping_of_the_data() {
     assert!(said.contains(&format!("losetup --find --show --offset 8192 {disk}")), "{said}");
     assert!(said.contains(&format!("'0 {sectors} linear {disk} 16'")), "{said}");
 }
+
+#[test]
+fn a_disk_that_grows_while_it_is_served_is_taken_at_the_next_start() {
+    each_io("a_disk_that_grows_while_it_is_served_is_taken_at_the_next_start", |io, directory| {
+        let set = Adopted::new(io, directory);
+        let served = set.serve(&[]);
+        File::options()
+            .write(true)
+            .open(&set.disk)
+            .and_then(|disk| disk.set_len((DISK_MIB + 16) * MIB))
+            .expect("a larger disk");
+        must(set.ubcache("resize").arg("--control").arg(&served.control));
+        let mut client = served.client("data");
+        assert_eq!(client.bytes(), (DISK_MIB + 16) * MIB);
+        client.write(DISK_MIB * MIB, &vec![5; MIB as usize], true).expect("a write at the new end");
+        served.stop();
+        let served = set.serve(&[]);
+        let mut data = vec![0; MIB as usize];
+        served.client("data").read(DISK_MIB * MIB, &mut data).expect("a read");
+        assert!(data == vec![5; MIB as usize]);
+        served.stop();
+    });
+}
+
+#[test]
+fn a_disk_that_grew_and_was_not_written_is_taken_at_the_next_start() {
+    each_io("a_disk_that_grew_and_was_not_written_is_taken_at_the_next_start", |io, directory| {
+        let set = Adopted::new(io, directory);
+        let served = set.serve(&[]);
+        File::options()
+            .write(true)
+            .open(&set.disk)
+            .and_then(|disk| disk.set_len((DISK_MIB + 16) * MIB))
+            .expect("a larger disk");
+        must(set.ubcache("resize").arg("--control").arg(&served.control));
+        served.kill();
+        let served = set.serve(&[]);
+        assert_eq!(served.client("data").bytes(), (DISK_MIB + 16) * MIB);
+        served.stop();
+    });
+}

@@ -323,6 +323,11 @@ impl<E: Env> CountedDevice<E> {
         self.device.witness().await
     }
 
+    /// Looks at the size again: see [`Device::refresh_size`].
+    pub async fn refresh_size(&self) -> IoResult<u64> {
+        self.device.refresh_size().await
+    }
+
     /// Notes what is left of the device, which is not written any more (A9).
     pub async fn seal(&self) -> IoResult {
         self.device.seal().await

@@ -120,6 +120,25 @@ pub enum EngineError {
         /// End of the device.
         end: Sector,
     },
+    /// A backing device has become too short for a volume: its sectors.
+    #[error("the backing device has {0} sectors, too few for a volume")]
+    NoVolumeLeft(u64),
+    /// A cache device has no room for more buckets than it has.
+    #[error("the buckets have {bytes} bytes, and the device has no room for one of {bucket} more")]
+    NoMoreBuckets {
+        /// All that it has.
+        bytes: u64,
+        /// The size of one.
+        bucket: u64,
+    },
+    /// A backing device has become shorter, and its volume may not: sectors of the volume.
+    #[error("the volume has {before} sectors, and its disk has room for {after} now")]
+    WouldShorten {
+        /// Its size.
+        before: u64,
+        /// Its size if it did.
+        after: u64,
+    },
     /// A backing device with this UUID is attached already.
     #[error("a backing device with UUID {0} is attached already (a copy of the device?)")]
     AlreadyAttached(Uuid),

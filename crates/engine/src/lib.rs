@@ -84,6 +84,7 @@ pub use set::absent_disks::Absent;
 pub use set::attach::{AttachOptions, CacheUse};
 pub use set::flash::{FLASH_SECTORS_MAX, FlashSlot};
 pub use set::former_owner::{FormerRun, TakenOver};
+pub use set::resize::Resized;
 pub use set::run_numbers::Choice;
 pub use set::{CacheSet, Replayed, SetOptions};
 pub use settings::AttributeError;

@@ -208,6 +208,8 @@ rules! {
         "a disk without a superblock is compared with what the last run left of it";
     A9UnknownDropsClean, ["A9"],
         "clean data of such a disk goes if it was being written when the last run ended";
+    A10ChainFirst, ["A10"],
+        "a prio chain describes the buckets that a cache gets before its superblock counts them";
     // Room below the devices.
     N1NoSpaceIsNoError, ["N1"],
         "a write of data that finds no space is no error of the device";

@@ -177,6 +177,11 @@ pub trait Device: 'static {
         Ok(())
     }
 
+    /// Looks at the size again, in sectors: if it is another one, the device has that from now on.
+    async fn refresh_size(&self) -> IoResult<u64> {
+        Ok(self.limits().sectors)
+    }
+
     /// Compares the content with what [`Device::seal`] left.
     async fn witness(&self) -> IoResult<Witness> {
         Ok(Witness::Unneeded)
@@ -219,6 +224,9 @@ impl<D: Device> Device for Rc<D> {
     }
     async fn allocate(&self, range: SectorRange) -> IoResult {
         (**self).allocate(range).await
+    }
+    async fn refresh_size(&self) -> IoResult<u64> {
+        (**self).refresh_size().await
     }
     async fn witness(&self) -> IoResult<Witness> {
         (**self).witness().await

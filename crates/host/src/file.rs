@@ -19,7 +19,7 @@ use ubcache_env::{
 };
 use ubcache_format::SECTOR_BYTES;
 
-use crate::limits::{Alignment, discards_are_determined};
+use crate::limits::{Alignment, discards_are_determined, size_bytes, whole_sectors};
 use crate::op::{IoRequest, Outcome};
 use crate::open::{OpenError, OpenOptions, Opened, open};
 use crate::reactor::HostEnv;
@@ -35,6 +35,8 @@ pub struct HostFile {
     path: PathBuf,
     is_block_device: bool,
     limits: DeviceLimits,
+    /// The size, which may change.
+    sectors: Rc<Cell<u64>>,
     alignment: Alignment,
     /// Reads may be answered by the page cache.
     reads_now: Cell<bool>,
@@ -100,6 +102,7 @@ impl HostFile {
             path,
             is_block_device,
             limits,
+            sectors: Rc::new(Cell::new(limits.sectors)),
             alignment,
             reads_now: Cell::new(!direct),
             reads_into: Cell::new(true),
@@ -125,6 +128,7 @@ impl HostFile {
             path: self.path.clone(),
             is_block_device: self.is_block_device,
             limits: self.limits,
+            sectors: self.sectors.clone(),
             alignment: self.alignment,
             reads_now: self.reads_now.clone(),
             reads_into: self.reads_into.clone(),
@@ -201,7 +205,7 @@ impl HostFile {
     }
 
     fn check_range(&self, range: SectorRange) -> IoResult {
-        let sectors = self.limits.sectors;
+        let sectors = self.sectors.get();
         if range.start.0 > sectors || range.end.0 > sectors {
             return Err(IoError::OutOfRange { range, sectors });
         }
@@ -308,7 +312,8 @@ impl HostFile {
 
 impl Device for HostFile {
     fn limits(&self) -> DeviceLimits {
-        DeviceLimits { discard: self.discards.get(), ..self.limits }
+        let (sectors, discard) = (self.sectors.get(), self.discards.get());
+        DeviceLimits { sectors, discard, ..self.limits }
     }
 
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
@@ -493,6 +498,14 @@ impl Device for HostFile {
             }
             result => result,
         }
+    }
+
+    async fn refresh_size(&self) -> IoResult<u64> {
+        let bytes = size_bytes(&self.fd, self.is_block_device);
+        let bytes =
+            bytes.map_err(|error| IoError::Os(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        self.sectors.set(whole_sectors(bytes, self.limits.logical_block_bytes));
+        Ok(self.sectors.get())
     }
 }
 

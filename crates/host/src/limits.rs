@@ -40,11 +40,10 @@ pub(crate) fn survey(
         stated.map_or(SECTOR_BYTES as u32, |(_, offset)| offset)
     };
     let logical_block_bytes = logical_block_bytes.max(SECTOR_BYTES as u32).next_power_of_two();
-    let bytes = if is_block_device { sys::block_device_bytes(fd)? } else { metadata.len() };
-    let block = u64::from(logical_block_bytes);
+    let bytes = size_bytes(fd, is_block_device)?;
     let queue = Queue::of(&metadata);
     let limits = DeviceLimits {
-        sectors: bytes / block * (block / SECTOR_BYTES),
+        sectors: whole_sectors(bytes, logical_block_bytes),
         logical_block_bytes,
         max_transfer_bytes: if is_block_device {
             queue.max_transfer_bytes()
@@ -58,11 +57,25 @@ pub(crate) fn survey(
     };
     let alignment = if direct {
         let memory = stated.map_or(logical_block_bytes, |(memory, _)| memory);
-        Alignment { offset: block, memory: memory as usize }
+        Alignment { offset: u64::from(logical_block_bytes), memory: memory as usize }
     } else {
         Alignment { offset: 1, memory: 1 }
     };
     Ok((limits, alignment))
+}
+
+/// Size in bytes at this moment.
+pub(crate) fn size_bytes(fd: &OwnedFd, is_block_device: bool) -> io::Result<u64> {
+    if is_block_device {
+        return sys::block_device_bytes(fd);
+    }
+    Ok(File::from(fd.try_clone()?).metadata()?.len())
+}
+
+/// The sectors of the whole blocks in so many bytes.
+pub(crate) fn whole_sectors(bytes: u64, logical_block_bytes: u32) -> u64 {
+    let block = u64::from(logical_block_bytes);
+    bytes / block * (block / SECTOR_BYTES)
 }
 
 /// Returns true if discarded sectors are known to read the same every time until they are written:

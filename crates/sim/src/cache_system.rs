@@ -449,6 +449,16 @@ impl System for CacheSystem {
                     Err(error) => Err(error.to_string()),
                 }
             }
+            Command::Resize(volume) => {
+                let volume = self.volumes[volume].current();
+                let resized = self.set().resize(&volume, true).await;
+                resized.map(|_| ()).map_err(|error| error.to_string())
+            }
+            Command::GrowCache => match self.set().grow_at_stop().await {
+                // Its superblock has them since a stop that a crash followed.
+                Ok(_) | Err(EngineError::NoMoreBuckets { .. } | EngineError::Stopping) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            },
             Command::CollectGarbage => match self.set().trigger_gc().await {
                 // A pass over a full cache may find no bucket to merge leaves in.
                 Ok(()) | Err(EngineError::NoSpace(_)) => Ok(()),

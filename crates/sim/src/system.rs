@@ -71,6 +71,10 @@ pub enum Command {
         /// The new value.
         value: String,
     },
+    /// Gives a volume the size that its disk has.
+    Resize(usize),
+    /// Gives the set the size that its cache device has, from the next clean stop on.
+    GrowCache,
     /// Starts a garbage collection and waits for its end.
     CollectGarbage,
     /// Evicts everything clean.

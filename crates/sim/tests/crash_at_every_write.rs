@@ -271,6 +271,22 @@ fn clean_stop_and_start() {
     scenario("clean stop", &plan("writeback", 0, script), OPTIONS, &[]);
 }
 
+/// The chain of the larger cache has an element more.
+#[test]
+fn cache_that_grows() {
+    let script = "
+        c0 v0 write 0+8
+        c0 v0 read 16+8
+        at 2 +1000us grow-cache 64
+        at 2 +1000us restart
+        c0 v0 write 0+8
+        c0 v0 write 8+8 fua
+        c0 v0 flush";
+    let mut plan = plan("writeback", 0, script);
+    plan.cache.buckets = 2700;
+    scenario("cache that grows", &plan, OPTIONS, &["cache_grown"]);
+}
+
 #[test]
 fn prio_chains_and_garbage_collection() {
     let script = "

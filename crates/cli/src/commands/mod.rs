@@ -31,6 +31,7 @@ mod process;
 pub mod recover;
 pub mod release;
 pub mod repair;
+pub mod resize;
 pub mod restore;
 pub mod scrub;
 pub mod serve;

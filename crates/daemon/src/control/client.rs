@@ -65,6 +65,8 @@ fn plain(request: &ControlRequest, mut answer: Value) -> Value {
         | ControlRequest::FlashCreate { .. }
         | ControlRequest::Add { .. } => answer["volume"].take(),
         ControlRequest::Remove { .. }
+        | ControlRequest::Resize { .. }
+        | ControlRequest::ResizeCache
         | ControlRequest::FlashResize { .. }
         | ControlRequest::FlashRemove { .. }
         | ControlRequest::ReplaceCache { .. }
@@ -194,6 +196,12 @@ impl Asking<'_> {
                 format!("{}/resize", self.volume(Some(volume))?),
                 json!({ "size_bytes": bytes, "discard_data": discard_data }),
             ),
+            ControlRequest::Resize { volume } => {
+                Call::post(format!("{}/resize", self.volume(volume.as_deref())?), json!({}))
+            }
+            ControlRequest::ResizeCache => {
+                Call::post(format!("{}/resize-cache", self.set()?), json!({}))
+            }
             ControlRequest::FlashRemove { volume, discard_data, force } => Call::post(
                 format!("{}/remove-flash", self.volume(Some(volume))?),
                 json!({ "discard_data": discard_data, "force": force }),

@@ -314,6 +314,8 @@ async fn dispatch<W: World>(
         ControlRequest::FlashResize { volume, bytes, discard_data } => {
             daemon.resize_flash(&volume, bytes, discard_data).await.map(words)
         }
+        ControlRequest::Resize { volume } => daemon.resize(volume.as_deref()).await.map(words),
+        ControlRequest::ResizeCache => daemon.resize_cache().await.map(words),
         ControlRequest::FlashRemove { volume, discard_data, force } => {
             daemon.remove_flash(&volume, discard_data, force).await.map(words)
         }

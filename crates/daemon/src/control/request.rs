@@ -138,6 +138,13 @@ pub enum ControlRequest {
         /// Give up data beyond that.
         discard_data: bool,
     },
+    /// Gives a volume the size that its disk has now.
+    Resize {
+        /// The export; may be absent if there is only one.
+        volume: Option<String>,
+    },
+    /// Gives the cache the size that its device has now, at the next clean stop.
+    ResizeCache,
     /// Removes a flash-only volume for good.
     FlashRemove {
         /// The export.
@@ -175,6 +182,7 @@ impl ControlRequest {
             ControlRequest::Scrub { .. } | ControlRequest::StopScrub { .. } => "scrub",
             ControlRequest::Upgrade { .. } => "upgrade",
             ControlRequest::Limit { .. } => "limit",
+            ControlRequest::Resize { .. } | ControlRequest::ResizeCache => "resize",
             ControlRequest::FlashCreate { .. }
             | ControlRequest::FlashResize { .. }
             | ControlRequest::FlashRemove { .. } => "flash",

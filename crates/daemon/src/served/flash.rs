@@ -250,7 +250,7 @@ impl<W: World> Daemon<W> {
     }
 
     /// Connections to an export.
-    fn clients_of(&self, name: &str) -> usize {
+    pub(crate) fn clients_of(&self, name: &str) -> usize {
         let listeners = self.listeners.borrow().clone();
         listeners.map_or(0, |listeners| listeners.connected_to(name))
     }

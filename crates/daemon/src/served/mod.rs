@@ -17,6 +17,7 @@
 //! | `handover` | the end of a daemon with which another program goes on |
 //! | [`health`] | health of a set, and warnings in words |
 //! | `kept` | memory that outlives the process: a file beside the control socket |
+//! | [`larger_cache`] | a cache that gets the size of its device |
 //! | [`listen`] | sockets for NBD clients |
 //! | [`maps`] | what is cached of each part of a volume, and what each part of a cache holds |
 //! | [`metrics`] | the numbers of the report for Prometheus |
@@ -26,6 +27,7 @@
 //! | [`process`] | the process of a set, its own or shared |
 //! | [`request_report`] | the part of the report that is about requests |
 //! | [`report`] | the object of `status --json` |
+//! | `resize` | volumes whose disks have another size than before |
 //! | `scrub` | comparison of clean cached data with the disks |
 //! | [`scrub_report`] | the part of the report that is about scrubs |
 //! | [`systemd`] | messages to systemd |
@@ -48,6 +50,7 @@ pub(crate) mod gate;
 pub(crate) mod handover;
 pub mod health;
 pub(crate) mod kept;
+pub mod larger_cache;
 pub mod listen;
 pub mod maps;
 mod members;
@@ -57,6 +60,7 @@ pub mod pace;
 pub mod process;
 pub mod report;
 pub mod request_report;
+mod resize;
 mod scrub;
 pub mod scrub_report;
 pub mod systemd;

@@ -54,6 +54,8 @@ pub(crate) struct Allocator<E: Env> {
     /// The prio chain on the device.
     pub(super) chain: RefCell<Chain>,
     pub(super) chain_lock: Lock,
+    /// Buckets that a chain has entries for: more than there are before the set grows (A10).
+    pub(super) chain_entries: Cell<u32>,
     pub(super) wake: Notify,
     /// A round is done, with or without success.
     round: Notify,
@@ -77,7 +79,7 @@ impl<E: Env> Allocator<E> {
         buckets: Buckets,
         chain: Chain,
     ) -> Allocator<E> {
-        let signal = buckets.signal.clone();
+        let (signal, entries) = (buckets.signal.clone(), context.geometry.buckets);
         Allocator {
             context,
             journal,
@@ -85,6 +87,7 @@ impl<E: Env> Allocator<E> {
             open: RefCell::default(),
             chain: RefCell::new(chain),
             chain_lock: Lock::default(),
+            chain_entries: Cell::new(entries),
             wake: Notify::default(),
             round: Notify::default(),
             counted: Notify::default(),

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use ubcache_format::{BucketNr, INITIAL_PRIORITY, PrioEntry, PrioSet};
+use ubcache_format::{BucketNr, Generation, INITIAL_PRIORITY, PrioEntry, PrioSet};
 
 use super::buckets::{Buckets, PRIORITY_METADATA, PRIORITY_RESTART, Purpose, Role};
 use crate::rules::Rule;
@@ -47,8 +47,9 @@ impl Buckets {
     /// the journal entry that names the chain comes after everything that gave a bucket up before
     /// its entry was put into the chain (J2).
     pub fn put_chain_entries(&mut self, buckets: Range<usize>, set: &mut PrioSet) {
-        assert_eq!(self.written.len(), buckets.start, "the chain describes all buckets in order");
-        for index in buckets.clone() {
+        let (start, end) = (buckets.start.min(self.role.len()), buckets.end.min(self.role.len()));
+        assert_eq!(self.written.len(), start, "the chain describes all buckets in order");
+        for index in start..end {
             set.push(PrioEntry {
                 priority: match self.role[index] {
                     Role::Metadata => PRIORITY_METADATA,
@@ -61,7 +62,11 @@ impl Buckets {
                 generation: self.generations[index],
             });
         }
-        self.written.extend_from_slice(&self.generations[buckets]);
+        self.written.extend_from_slice(&self.generations[start..end]);
+        // A10: buckets of the next run, which nothing has ever been in.
+        for _ in end..buckets.end {
+            set.push(PrioEntry { priority: INITIAL_PRIORITY, generation: Generation(0) });
+        }
     }
 
     /// The prio chain is durable, and named: its generations are. Each bucket that waits for that

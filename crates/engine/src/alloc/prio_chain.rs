@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ubcache_env::Env;
-use ubcache_format::{BucketNr, PrioSet};
+use ubcache_format::{BucketNr, Geometry, PrioSet};
 
 use super::allocator::Allocator;
 use super::buckets::Purpose;
@@ -18,7 +18,9 @@ impl<E: Env> Allocator<E> {
         let _one = self.chain_lock.lock().await;
         let _granted = self.journal.room_for_chain().await?;
         self.context.env.mark("prio_write");
-        let count = self.context.geometry.prio_buckets() as usize;
+        let entries = self.chain_entries.get();
+        let geometry = Geometry { buckets: entries, ..self.context.geometry };
+        let count = geometry.prio_buckets() as usize;
         // The chain promises buckets to the next start, which may find the device full: they have
         // room by now (N2).
         let wanted = count + self.buckets.borrow().space_wanted();
@@ -42,7 +44,7 @@ impl<E: Env> Allocator<E> {
         let written = write_chain(
             &self.context.env,
             &self.context.cache,
-            &self.context.geometry,
+            &geometry,
             steps,
             (seq, &taken),
             put,
@@ -70,6 +72,17 @@ impl<E: Env> Allocator<E> {
             self.context.env.mark("bucket_waits_for_its_pin");
         }
         Ok(())
+    }
+
+    /// A10: writes a chain that has entries for so many buckets, more than there are; later ones
+    /// have them as well. One that finds no room changes nothing.
+    pub async fn write_longer_chain(&self, buckets: u32) -> Result<(), EngineError> {
+        let former = self.chain_entries.replace(buckets);
+        let written = self.write_prios().await;
+        if written.is_err() {
+            self.chain_entries.set(former);
+        }
+        written
     }
 
     /// Frees what was given up, as far as its generation is durable and no pin is on it. Says

@@ -62,8 +62,8 @@ impl<E: Env> CachedVolume<E> {
         data: Rc<dyn ForeignMemory>,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        let keys = self.key_range(range)?;
         self.opens().await;
+        let keys = self.key_range(range)?;
         let _request = self.begin_write()?;
         let started = self.context.env.now();
         self.write_keys((stream, started), keys, Payload::Foreign(data), fua).await

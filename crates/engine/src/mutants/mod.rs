@@ -273,6 +273,8 @@ mutants! {
         "a mark of early ubcache is believed although the entry before it has none";
     KeepsOldSlot, "keeps-old-slot", [A2DropsClean],
         "a backing device that may have been written without the cache keeps its cached data";
+    BucketsWithoutChain, "buckets-without-chain", [A10ChainFirst],
+        "the superblock of a cache that grows counts buckets that no prio chain has";
     OlderCopyBelieved, "older-copy-believed", [A5OneRun],
         "a cache or a backing device that is a copy of an earlier state is attached as if it was \
          not";

@@ -25,7 +25,7 @@ const PREFETCH_STEP: u64 = 1 << 11;
 
 impl<E: Env> Volume for CachedVolume<E> {
     fn info(&self) -> VolumeInfo {
-        self.volume_info().clone()
+        self.volume_info()
     }
 
     fn read(
@@ -52,11 +52,11 @@ impl<E: Env> Volume for CachedVolume<E> {
         data: IoVec,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        let keys = self.key_range(range)?;
         assert_eq!(data.sectors(), range.sectors(), "the data fills the range");
         if self.is_paused() {
             self.opens().await;
         }
+        let keys = self.key_range(range)?;
         let _request = self.begin_write()?;
         let started = self.context.env.now();
         self.coherence.stream_writes(stream);
@@ -96,8 +96,8 @@ impl<E: Env> Volume for CachedVolume<E> {
         range: SectorRange,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        let keys = self.key_range(range)?;
         self.opens().await;
+        let keys = self.key_range(range)?;
         let _request = self.begin_write()?;
         let started = self.context.env.now();
         self.coherence.stream_writes(stream);
@@ -124,8 +124,8 @@ impl<E: Env> Volume for CachedVolume<E> {
         fua: bool,
         may_unmap: bool,
     ) -> Result<(), VolumeError> {
-        let keys = self.key_range(range)?;
         self.opens().await;
+        let keys = self.key_range(range)?;
         let _request = self.begin_write()?;
         let started = self.context.env.now();
         self.coherence.stream_writes(stream);
@@ -158,8 +158,8 @@ impl<E: Env> Volume for CachedVolume<E> {
     }
 
     async fn prefetch(&self, _stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        let keys = self.key_range(range)?;
         self.opens().await;
+        let keys = self.key_range(range)?;
         let _request = self.begin()?;
         for step in steps(keys, PREFETCH_STEP) {
             self.prefetch_keys(step).await?;
@@ -171,8 +171,8 @@ impl<E: Env> Volume for CachedVolume<E> {
         &self,
         range: SectorRange,
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        let keys = self.key_range(range)?;
         self.opens().await;
+        let keys = self.key_range(range)?;
         let _request = self.begin()?;
         let parts = Box::pin(self.status_of(keys)).await;
         Ok(parts.into_iter().map(|(part, status)| (self.volume_range(part), status)).collect())
@@ -187,10 +187,10 @@ impl<E: Env> CachedVolume<E> {
         range: SectorRange,
         target: impl Target,
     ) -> Result<IoVec, VolumeError> {
-        let keys = self.key_range(range)?;
         if self.is_paused() {
             self.opens().await;
         }
+        let keys = self.key_range(range)?;
         let _request = self.begin()?;
         let started = self.context.env.now();
         if !self.lifecycle.uses_cache() {

@@ -232,7 +232,7 @@ impl<E: Env> Set<E> {
         Ok(sectors)
     }
 
-    fn is_working(&self) -> Result<(), EngineError> {
+    pub(super) fn is_working(&self) -> Result<(), EngineError> {
         if let Some(reason) = self.context.failure() {
             return Err(EngineError::Failed(reason));
         }

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
+//! | [`larger_cache`] | a cache device that becomes larger (A10) |
 //! | [`handover`] | dropping the clean data of a set that somebody else left (H2) |
 //! | [`former_owner`] | the owner that a set had before |
 //! | [`initialize`] | making a formatted device a set |
@@ -12,6 +13,7 @@
 //! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
 //! | [`flash`] | flash-only volumes: making, serving, resizing, removing them (Y2, Y3) |
 //! | [`end_or_move`] | volumes that end, or move to another set (A8), while the set goes on |
+//! | [`resize`] | backing devices that become longer or shorter while they are served (A6) |
 //! | [`run_numbers`] | which cache and which backing devices are of one run (A5) |
 //! | [`witness`] | disks without a superblock: which data counts at a start (A9) |
 //! | [`shorter_disk`] | backing devices that have become shorter (A6) |
@@ -58,7 +60,9 @@ pub(crate) mod flash;
 pub(crate) mod former_owner;
 mod handover;
 mod initialize;
+mod larger_cache;
 mod open;
+pub(crate) mod resize;
 pub(crate) mod run_numbers;
 mod shorter_disk;
 mod stop;
@@ -123,6 +127,8 @@ struct Set<E: Env> {
     replayed: Cell<Replayed>,
     kept_state: Cell<Option<KeptState>>,
     stopping_at: Cell<Option<StopStep>>,
+    /// The number of buckets that the set has from its clean stop on, if it grows.
+    grows_to: Cell<Option<u32>>,
     /// All buckets are counted, or the set fails or stops.
     state_changed: Notify,
     tasks: RefCell<Vec<Task>>,

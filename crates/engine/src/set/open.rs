@@ -234,6 +234,7 @@ fn assemble<E: Env>(
         replayed: Cell::default(),
         kept_state: Cell::default(),
         stopping_at: Cell::default(),
+        grows_to: Cell::default(),
         state_changed: Notify::default(),
         tasks: RefCell::default(),
     })

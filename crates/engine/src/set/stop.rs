@@ -64,6 +64,7 @@ impl<E: Env> CacheSet<E> {
         }
         if result.is_ok() && flushed.is_ok() {
             set.stopping_at.set(Some(StopStep::Runs));
+            set.count_new_buckets().await?;
             set.end_run().await?;
             // A9: nothing is written any more.
             for volume in set.served() {
@@ -77,12 +78,14 @@ impl<E: Env> CacheSet<E> {
     async fn write_everything(&self) -> Result<(), EngineError> {
         let set = &self.set;
         // The driver needs free buckets to start with (docs/reference/format.md §9.5).
+        let grows = set.describe_new_buckets().await;
         if set.allocator.buckets().pending_len() > 0 {
             set.allocator.write_prios().await?;
         }
         set.journal.flush().await?;
         set.index.write_leaves_up_to(ubcache_format::JournalSeq(u64::MAX)).await?;
         // The last entry says that nothing is left to replay.
-        set.journal.force().await
+        set.journal.force().await?;
+        grows
     }
 }

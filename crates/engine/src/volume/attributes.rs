@@ -35,7 +35,7 @@ impl<E: Env> CachedVolume<E> {
             uuid: self.uuid(),
             backing: self.backing.counters(),
             backing_latencies: self.backing.latencies(),
-            size_bytes: self.info.sectors * SECTOR_BYTES,
+            size_bytes: self.sectors.get() * SECTOR_BYTES,
             mode: self.mode(),
             state: self.state(),
             dirty_bytes: self.index.dirty_sectors(self.inode()) * SECTOR_BYTES,

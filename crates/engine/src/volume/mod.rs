@@ -87,6 +87,7 @@ pub struct CachedVolume<E: Env> {
     superblock_lock: Lock,
     inode: Cell<Inode>,
     info: VolumeInfo,
+    sectors: Cell<u64>,
     data_offset: Sector,
     settings: RefCell<VolumeSettings>,
     counters: Cell<VolumeCounters>,
@@ -128,10 +129,7 @@ impl<E: Env> CachedVolume<E> {
         let name = if name.is_empty() { superblock.label_str() } else { name };
         let info = VolumeInfo {
             name,
-            sectors: {
-                let per_block = u64::from(block) / SECTOR_BYTES;
-                (limits.sectors - data_offset.0) / per_block * per_block
-            },
+            sectors: volume_sectors(limits.sectors, data_offset, block),
             block_bytes: block,
             preferred_bytes: core.context.geometry.block_bytes().max(4096) as u32,
             read_only,
@@ -166,6 +164,7 @@ impl<E: Env> CachedVolume<E> {
             superblock: RefCell::new(superblock),
             superblock_lock: Lock::default(),
             inode: Cell::new(inode),
+            sectors: Cell::new(info.sectors),
             info,
             data_offset,
             settings: RefCell::new(settings),
@@ -306,8 +305,18 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// Size, blocks and name of the volume, for clients.
-    pub(crate) fn volume_info(&self) -> &VolumeInfo {
-        &self.info
+    pub(crate) fn volume_info(&self) -> VolumeInfo {
+        VolumeInfo { sectors: self.sectors.get(), ..self.info.clone() }
+    }
+
+    /// The size of the volume, in sectors, on a backing device of so many.
+    pub(crate) fn sectors_on(&self, backing_sectors: u64) -> u64 {
+        volume_sectors(backing_sectors, self.data_offset, self.info.block_bytes)
+    }
+
+    /// Its size from now on. No request is under way if it becomes shorter.
+    pub(crate) fn set_sectors(&self, sectors: u64) {
+        self.sectors.set(sectors);
     }
 
     /// Volume range to key range: sectors of the backing device, data offset included.
@@ -316,10 +325,10 @@ impl<E: Env> CachedVolume<E> {
         // Blocks are often sectors, and a division takes its time.
         let aligned = per_block == 1
             || (range.start.0.is_multiple_of(per_block) && range.end.0.is_multiple_of(per_block));
-        if range.end.0 > self.info.sectors || range.is_empty() || !aligned {
+        if range.end.0 > self.sectors.get() || range.is_empty() || !aligned {
             return Err(VolumeError::BadRange {
                 range,
-                sectors: self.info.sectors,
+                sectors: self.sectors.get(),
                 block_bytes: self.info.block_bytes,
             });
         }
@@ -328,7 +337,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// The sectors of the backing device that are the volume.
     pub(crate) fn all_keys(&self) -> SectorRange {
-        SectorRange::new(self.data_offset, self.info.sectors)
+        SectorRange::new(self.data_offset, self.sectors.get())
     }
 
     /// The smallest unit of I/O in sectors.
@@ -347,6 +356,12 @@ impl<E: Env> CachedVolume<E> {
         self.count(|counters| counters.backing_errors += 1);
         self.writeback.progresses();
     }
+}
+
+/// Sectors of whole blocks behind the data offset of a device; none if it is too short for one.
+fn volume_sectors(device_sectors: u64, data_offset: Sector, block_bytes: u32) -> u64 {
+    let per_block = u64::from(block_bytes) / SECTOR_BYTES;
+    device_sectors.saturating_sub(data_offset.0) / per_block * per_block
 }
 
 /// The change that an operator reads about.

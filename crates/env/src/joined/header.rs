@@ -158,6 +158,16 @@ impl<D: Device> Header<D> {
         Ok(())
     }
 
+    /// The disk has this size now, and whoever changed it told of it: the next start takes it.
+    pub(super) async fn note_size(&self, sectors: u64) -> IoResult {
+        let _one = self.writing.lock().await;
+        let known = self.record();
+        if known.sectors == sectors {
+            return Ok(());
+        }
+        self.save(HeaderRecord { sectors, sealed: false, written: u64::MAX, ..known }).await
+    }
+
     fn knows_of_write(&self, range: SectorRange, sectors: u64) -> bool {
         let record = self.record.borrow();
         let written = self.places_of(range);

@@ -233,6 +233,14 @@ impl<D: Device> Device for Joined<D> {
         if disk.is_empty() { Ok(()) } else { self.disk.allocate(disk).await }
     }
 
+    async fn refresh_size(&self) -> IoResult<u64> {
+        let sectors = self.disk.refresh_size().await?;
+        if let Some(header) = &self.header {
+            header.note_size(sectors).await?;
+        }
+        Ok(self.limits().sectors)
+    }
+
     async fn witness(&self) -> IoResult<Witness> {
         match &self.header {
             None => self.disk.witness().await,

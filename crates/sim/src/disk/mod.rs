@@ -335,6 +335,11 @@ impl SimDisk {
         state.image.cut(sectors);
     }
 
+    /// Makes the disk longer, while it is used; what it gains reads as zeroes.
+    pub fn lengthen(&self, sectors: u64) {
+        self.inner.sectors.set(self.inner.sectors.get() + sectors);
+    }
+
     /// Name in reports.
     pub fn name(&self) -> &str {
         &self.inner.config.name

@@ -97,12 +97,14 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     if options.crashes {
         super::hands::add_hands(&mut plan, &mut Rng::fork(seed, "hands"));
         super::hands::add_foreign_writes(&mut plan, &mut Rng::fork(seed, "foreign"));
+        super::hands::cut_served(&mut plan, &mut Rng::fork(seed, "served cuts"));
     }
     super::replace::replace(&mut plan, &mut Rng::fork(seed, "replace"));
     super::scrub::add_scrubs(&mut plan, &mut Rng::fork(seed, "scrub"));
     super::partial::cut_requests(&mut plan, &mut Rng::fork(seed, "partial"));
     super::tight::tighten(&mut plan, &mut Rng::fork(seed, "tight"), options);
     super::old_pointers::keep_old_pointers(&mut plan, &mut Rng::fork(seed, "old"), options);
+    super::larger::grow(&mut plan, &mut Rng::fork(seed, "larger"));
     super::flash::add_flash(&mut plan, &mut Rng::fork(seed, "flash"));
     if options.crashes {
         super::death::add_deaths(&mut plan, &mut Rng::fork(seed, "death"));

@@ -29,6 +29,8 @@ pub enum HandAction {
     /// A backing device loses so many sectors at its end, is used, and gets them back as zeroes. If
     /// it is not taken without them, it gets them back as they were.
     Cut(u64),
+    /// The same, and the volume is told of both while it is served. Only if nothing is dirty.
+    CutServed(u64),
     /// A backing device whose superblock is in a header, which it is of from the start, is written
     /// by somebody else. If the start is refused: what the operator does about it.
     Write {
@@ -132,6 +134,17 @@ pub(super) fn add_hands(plan: &mut Plan, rng: &mut Rng) {
     }
 }
 
+/// Has some of the disks lose their ends and get them back while their volumes are served.
+pub(super) fn cut_served(plan: &mut Plan, rng: &mut Rng) {
+    for hand in &mut plan.hands {
+        if let HandAction::Cut(sectors) = hand.action
+            && rng.chance(1, 2)
+        {
+            hand.action = HandAction::CutServed(sectors);
+        }
+    }
+}
+
 fn name_of(remedy: &Remedy) -> &'static str {
     REMEDIES.iter().find(|(_, other)| other == remedy).map_or("?", |(name, _)| name)
 }
@@ -150,6 +163,9 @@ impl fmt::Display for Hand {
                 write!(f, "hand {end} swap {disk} {}", name_of(remedy))
             }
             HandAction::Cut(sectors) => write!(f, "hand {end} cut {disk} {sectors}"),
+            HandAction::CutServed(sectors) => {
+                write!(f, "hand {end} cut-served {disk} {sectors}")
+            }
             HandAction::Write { first, sectors, remedy } => {
                 write!(f, "hand {end} write {disk} {first} {sectors} {}", name_of(remedy))
             }
@@ -174,10 +190,17 @@ impl FromStr for Hand {
                 (end, disk, HandAction::Write { first, sectors, remedy: remedy_of(remedy)? })
             }
             ["hand", end, "cut", disk, sectors] => (end, disk, HandAction::Cut(number(sectors)?)),
-            _ => return Err("expected hand END copy|swap|cut|write DISK …".to_owned()),
+            ["hand", end, "cut-served", disk, sectors] => {
+                (end, disk, HandAction::CutServed(number(sectors)?))
+            }
+            _ => return Err("expected hand END copy|swap|cut|cut-served|write DISK …".to_owned()),
         };
         let (end, disk) = (number(end)?, number(disk)? as usize);
-        if matches!(action, HandAction::Cut(_) | HandAction::Write { .. }) && disk == 0 {
+        let of_backing = matches!(
+            action,
+            HandAction::Cut(_) | HandAction::CutServed(_) | HandAction::Write { .. }
+        );
+        if of_backing && disk == 0 {
             return Err("only backing devices are cut or written".to_owned());
         }
         Ok(Hand { end: u32::try_from(end).map_err(|_| "too many ends".to_owned())?, disk, action })

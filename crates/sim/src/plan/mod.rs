@@ -17,6 +17,7 @@ mod frontend;
 mod generations;
 mod handover;
 mod hands;
+mod larger;
 mod lazy;
 mod lossy;
 mod many;
@@ -256,6 +257,8 @@ pub enum ControlAction {
     CollectGarbage,
     /// Evicts everything clean.
     EvictClean,
+    /// The cache device gets so many buckets more, which the set has after the next clean stop.
+    GrowCache(u32),
     /// Stops the system when the clients pause, and starts it again.
     Restart(AfterStart),
     /// The same, and between the two the Linux driver has the set.
@@ -368,6 +371,15 @@ impl Plan {
         self.memory = Scarcity::default();
         self.pace = Pace::default();
         (self.ops, self.controls, self.faults) = (Vec::new(), Vec::new(), Vec::new());
+    }
+
+    /// Buckets that the cache has in the end.
+    pub(crate) fn buckets_max(&self) -> u32 {
+        let grown = |control: &Control| match control.action {
+            ControlAction::GrowCache(buckets) => buckets,
+            _ => 0,
+        };
+        self.cache.buckets + self.controls.iter().map(grown).sum::<u32>()
     }
 
     /// Returns true if the Linux driver has the set between two runs.

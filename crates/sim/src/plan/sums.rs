@@ -130,7 +130,7 @@ impl Plan {
         let bucket = u64::from(self.cache.bucket_sectors) * 512;
         let leaf = or(u64::from(self.cache.node_keys), bucket / KEY_BYTES);
         Held {
-            buckets: u64::from(self.cache.buckets),
+            buckets: u64::from(self.buckets_max()),
             extents: u64::from(self.cache.extents_in_memory)
                 + requests
                 + (clients + TASKS) * (LEAVES_USED * leaf + STEP_EXTENTS),

@@ -15,8 +15,8 @@ use ubcache_format::{BackingState, SUPERBLOCK_SECTOR, Superblock};
 use super::{Run, STUCK_AFTER, Step};
 use crate::disk::Kept;
 use crate::oracle::value::{Decoded, Value, decode, stamp};
-use crate::plan::{Hand, HandAction, Remedy};
-use crate::system::System;
+use crate::plan::{Frontend, Hand, HandAction, Remedy};
+use crate::system::{Command, System};
 
 impl<S: System> Run<S> {
     /// An instance has ended: does what the plan has for this moment.
@@ -40,6 +40,7 @@ impl<S: System> Run<S> {
                     }
                 }
                 HandAction::Cut(sectors) => self.cut(disk, sectors).await?,
+                HandAction::CutServed(sectors) => self.cut_served(disk, sectors).await?,
                 HandAction::Write { first, sectors, remedy } => {
                     let range = SectorRange::new(Sector(first), sectors);
                     self.write_elsewhere(disk, range, remedy).await?;
@@ -183,6 +184,40 @@ impl<S: System> Run<S> {
         let zeroes = vec![Value::ZERO; sectors as usize];
         self.workload.oracle.borrow_mut().adopt(volume as u32, Sector(kept), &zeroes);
         Ok(())
+    }
+
+    /// As [`Run::cut`], while the volume is served.
+    async fn cut_served(&self, disk: usize, sectors: u64) -> Step {
+        let volume = disk - 1;
+        // What is being written back would be beyond the end. Remote clients see another size when
+        // they connect again, which those of the plan do not do now.
+        if self.says_dirty(disk) || self.setup.plan.frontend != Frontend::Direct {
+            return self.cut(disk, sectors).await;
+        }
+        let kept = self.setup.plan.volumes[volume].sectors.saturating_sub(sectors);
+        if self.try_start().await?.is_some() {
+            return Ok(());
+        }
+        // What is in the cache then.
+        self.read_all().await?;
+        self.note(format!("disk {disk} is {sectors} sectors shorter, while it is served"));
+        self.disk(disk).resize(S::DATA_AT.0 + kept);
+        self.tell_of_size(volume).await?;
+        self.read_all().await?;
+        self.note(format!("disk {disk} has its length again, with zeroes, while it is served"));
+        self.disk(disk).resize(self.disk(disk).config().sectors);
+        let zeroes = vec![Value::ZERO; sectors as usize];
+        self.workload.oracle.borrow_mut().adopt(volume as u32, Sector(kept), &zeroes);
+        self.tell_of_size(volume).await?;
+        self.check().await?;
+        self.stop().await
+    }
+
+    async fn tell_of_size(&self, volume: usize) -> Step {
+        let (_, system) = self.instance();
+        let told = system.control(Command::Resize(volume));
+        let told = self.patiently("the resize", told).await?;
+        told.map_err(|error| self.violation("the resize failed", error))
     }
 
     /// Starts an instance; returns the refused volume, if there is one.

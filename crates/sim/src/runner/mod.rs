@@ -418,6 +418,12 @@ impl<S: System> Run<S> {
                 self.note("evict everything clean".to_owned());
                 self.command(Command::EvictClean);
             }
+            ControlAction::GrowCache(buckets) => {
+                let bucket = u64::from(self.setup.plan.cache.bucket_sectors);
+                self.note(format!("the cache device has {buckets} buckets more"));
+                self.disk(0).lengthen(u64::from(*buckets) * bucket);
+                self.command(Command::GrowCache);
+            }
             ControlAction::Restart(after) => {
                 self.workload.paused.set(true);
                 self.wait_until(|workload| workload.busy.get() == 0).await?;

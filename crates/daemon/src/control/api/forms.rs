@@ -75,13 +75,14 @@ pub(super) struct FlashOptions {
     pub(super) size_bytes: u64,
 }
 
-/// Another size of a flash-only volume.
+/// Another size of a volume.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ResizeOptions {
-    /// The size in bytes.
-    pub(super) size_bytes: u64,
-    /// Give up data beyond it.
+    /// The size of a flash-only volume in bytes. Others get the size that their disk has.
+    #[serde(default)]
+    pub(super) size_bytes: Option<u64>,
+    /// Give up data of a flash-only volume beyond it.
     #[serde(default)]
     pub(super) discard_data: bool,
 }

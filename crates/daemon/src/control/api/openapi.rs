@@ -230,6 +230,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Form::Named("Message"),
     ),
     act(
+        "/v1/sets/{set}/resize-cache",
+        "Give the cache the size that its device has now, from the next start on.",
+        NOTHING,
+        Form::Named("Message"),
+    ),
+    act(
         "/v1/sets/{set}/forget-disk",
         "Forget a disk that is gone for good, with what the cache has of it.",
         "ForgetOptions",
@@ -243,7 +249,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     act(
         "/v1/volumes/{volume}/resize",
-        "Give a flash-only volume another size.",
+        "Give a volume the size that its disk has now, or a flash-only one another size.",
         "ResizeOptions",
         Form::Named("Message"),
     ),

@@ -54,7 +54,7 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{volume}/detach"), post(detach))
         .route(&format!("{volume}/attach"), post(attach))
         .route(&format!("{volume}/remove"), post(remove))
-        .route(&format!("{volume}/resize"), post(resize_flash))
+        .route(&format!("{volume}/resize"), post(resize))
         .route(&format!("{volume}/remove-flash"), post(remove_flash))
         .route("/v1/sets", get(sets))
         .route(&format!("{set}/attributes"), get(attributes_of_set).patch(set_of_set))
@@ -68,6 +68,7 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{set}/gc"), post(gc))
         .route(&format!("{set}/add"), post(add))
         .route(&format!("{set}/replace-cache"), post(replace_cache))
+        .route(&format!("{set}/resize-cache"), post(resize_cache))
         .route(&format!("{set}/forget-disk"), post(forget_disk))
         .route(&format!("{set}/flash"), post(create_flash))
         .merge(page::routes())
@@ -430,6 +431,10 @@ async fn replace_cache(
     )
 }
 
+async fn resize_cache(State(fleet): State<Fleet>, Name(set): Name, _: Options<Nothing>) -> Given {
+    named("message", fleet.ask_set(&set, ControlRequest::ResizeCache).await)
+}
+
 async fn forget_disk(
     State(fleet): State<Fleet>,
     Name(set): Name,
@@ -448,13 +453,16 @@ async fn create_flash(
     named("volume", fleet.ask_set(&set, request).await)
 }
 
-async fn resize_flash(
+async fn resize(
     State(fleet): State<Fleet>,
     Name(name): Name,
     Json(ResizeOptions { size_bytes, discard_data }): Json<ResizeOptions>,
 ) -> Given {
     let volume = name.clone();
-    let request = ControlRequest::FlashResize { volume, bytes: size_bytes, discard_data };
+    let request = match size_bytes {
+        Some(bytes) => ControlRequest::FlashResize { volume, bytes, discard_data },
+        None => ControlRequest::Resize { volume: Some(volume) },
+    };
     named("message", fleet.ask_volume(&name, request).await)
 }
 

@@ -236,6 +236,7 @@ impl fmt::Display for ControlAction {
             }
             ControlAction::CollectGarbage => f.write_str("gc"),
             ControlAction::EvictClean => f.write_str("evict"),
+            ControlAction::GrowCache(buckets) => write!(f, "grow-cache {buckets}"),
             ControlAction::Restart(after) => write!(f, "restart{after}"),
             ControlAction::Driver(run, after) => write!(f, "{run}{after}"),
             ControlAction::PowerFailure(after) => write!(f, "power-failure{after}"),
