@@ -16,6 +16,7 @@
 //! | [`buf`] | [`Buf`], [`Slice`], [`IoVec`]: page-aligned memory for I/O |
 //! | [`interval`] | [`IntervalSet`], [`IntervalMap`] over sectors |
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
+//! | [`erased`] | [`erased::AnyDevice`]: devices of several kinds behind one type |
 //! | [`joined`] | [`Joined`]: a disk without a superblock, behind a header that has it |
 //! | [`kept`] | [`KeptMemory`]: memory that outlives the process |
 //! | [`work`] | [`Work`]: steps of a poll, counted in worlds that check them |
@@ -28,6 +29,7 @@ pub mod buf;
 pub mod bytes;
 pub mod command;
 pub mod device;
+pub mod erased;
 pub mod interval;
 pub mod joined;
 pub mod kept;

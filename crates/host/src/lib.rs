@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [`reactor`] | [`Host`], [`HostEnv`], [`RemoteHandle`]: the loop and its handles |
 //! | [`mod@file`] | [`HostFile`]: a regular file or block device as a `Device`, O_DIRECT |
+//! | [`disk`] | [`HostDisk`]: a file, or a device over a network |
 //! | [`command`] | [`HostCommands`]: a character device that hands out requests; control commands |
 //! | [`socket`] | [`HostSocket`], [`HostListener`]: Unix and TCP streams |
 //! | [`passed`] | [`HostChannel`], [`HostBell`]: messages with open files, events of a peer |
@@ -49,6 +50,7 @@ mod claims;
 pub mod command;
 mod copies;
 pub mod descriptors;
+pub mod disk;
 pub mod exec;
 pub mod file;
 pub mod handover;
@@ -74,6 +76,7 @@ mod workers;
 pub use activation::{ActivationError, PassedAddress, PassedSocket, passed_sockets};
 pub use claims::{loop_in_use, sysfs_directory, under_loop_in_use};
 pub use command::{HostCommands, control};
+pub use disk::HostDisk;
 pub use file::HostFile;
 pub use io::IoBackend;
 pub use kept::{HostKept, KeptError};

@@ -24,7 +24,7 @@ use slab::Slab;
 use ubcache_env::{BufPool, Env, Joined, Nanos, Priority, Task};
 
 use crate::copies::Copies;
-use crate::file::HostFile;
+use crate::disk::HostDisk;
 use crate::io::{Io, IoBackend, Turn};
 use crate::op::{IoRequest, Outcome};
 use crate::queue::{RemoteCall, Shared};
@@ -344,7 +344,7 @@ impl Drop for TaskEntry {
 }
 
 impl Env for HostEnv {
-    type Device = Joined<HostFile>;
+    type Device = Joined<HostDisk>;
 
     fn now(&self) -> Nanos {
         self.core.now()

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
+use ubcache_env::erased::AnyDevice;
 use ubcache_env::testing::{DEVICE_BYTES_MIN, device_conformance};
 use ubcache_env::{Buf, Device, Durability, Env, IoError, IoVec, Priority, Sector};
-use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
+use ubcache_host::{Host, HostDisk, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
 
 const WRITE: OpenOptions =
     OpenOptions { page_cache: PageCache::Never, write: true, exclusive: true };
@@ -81,6 +82,23 @@ fn file_over_ring_conforms() {
 fn file_over_pool_conforms() {
     let directory = directory();
     conformance_of(IoBackend::Pool, &image(directory.path(), DEVICE_BYTES_MIN), WRITE);
+}
+
+#[test]
+fn device_of_any_kind_conforms() {
+    let directory = directory();
+    let path = image(directory.path(), DEVICE_BYTES_MIN);
+    let Some(host) = host(IoBackend::Pool) else { return };
+    let env = host.env();
+    let open = || HostFile::open(&env, &path, WRITE).expect("the device opens");
+    let file = HostDisk::from(open());
+    assert!(file.file().is_some());
+    host.block_on(device_conformance(&env, Rc::new(file)));
+    image(directory.path(), 0);
+    image(directory.path(), DEVICE_BYTES_MIN);
+    let erased = HostDisk::from(AnyDevice::new(open()));
+    assert!(erased.file().is_none());
+    host.block_on(device_conformance(&env, Rc::new(erased)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ubcache_daemon::Failure;
 use ubcache_env::Joined;
-use ubcache_host::{Host, HostFile};
+use ubcache_host::{Host, HostDisk};
 use ubcache_offline::{Cache, Dump, DumpPart, dump_for_restore, walk};
 
 use super::offline::{Bar, DeviceArgument, failure, host, open};
@@ -122,7 +122,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn for_restore(
     args: &Args,
     host: &Host,
-    cache: &Cache<Joined<HostFile>>,
+    cache: &Cache<Joined<HostDisk>>,
     bar: &Bar,
 ) -> Result<(), Failure> {
     if args.what.is_some() {

@@ -16,7 +16,7 @@ use ubcache_daemon::open::target::{Access, Target, host_open_failure};
 use ubcache_env::joined::Header;
 use ubcache_env::{Device, Joined, Witness};
 use ubcache_format::BackingState;
-use ubcache_host::{Host, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
+use ubcache_host::{Host, HostDisk, HostFile, IoBackend, OpenError, OpenOptions, PageCache};
 use ubcache_offline::{
     Cache, DeviceKind, Finding, Lost, OfflineError, On, PackError, Progress, Report, Severity,
     Site, Watcher, kind_of,
@@ -32,7 +32,7 @@ pub fn host() -> Result<Host, Failure> {
 }
 
 /// A device of a set, with its header if its superblock is not on it.
-pub type Disk = Joined<HostFile>;
+pub type Disk = Joined<HostDisk>;
 
 /// Place of a device on the command line.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -196,7 +196,7 @@ pub fn metadata_only(path: &Path) -> Failure {
 }
 
 /// Opens a device for exclusive use.
-pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Failure> {
+pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostDisk, Failure> {
     let options = OpenOptions { page_cache: PageCache::Needed, write, exclusive: true };
     let end = Instant::now() + DEVICE_BUSY_TIMEOUT;
     let mut opened = HostFile::open(&host.env(), path, options);
@@ -205,7 +205,7 @@ pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostFile, Fail
         std::thread::sleep(Duration::from_millis(50));
         opened = HostFile::open(&host.env(), path, options);
     }
-    opened.map_err(|error| {
+    opened.map(HostDisk::from).map_err(|error| {
         let mut failure = host_open_failure(path, error);
         failure.code = Code::CouldNotRun;
         failure

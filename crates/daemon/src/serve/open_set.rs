@@ -11,7 +11,7 @@ use ubcache_engine::{
 use ubcache_env::KeptMemory;
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::BackingState;
-use ubcache_host::HostFile;
+use ubcache_host::{HostDisk, HostFile};
 use ubcache_nbd::Exports;
 
 use super::names::{choices, names_among, names_of};
@@ -56,7 +56,7 @@ pub(super) async fn open<W: World>(
         Err(why) => Err(why.clone()),
     };
     // Copies of headers go to the cache device as long as it is this one.
-    let cache_handle = cache.as_ref().ok().map(|cache| Rc::new(cache.share()));
+    let cache_handle = cache.as_ref().ok().map(|cache| Rc::new(HostDisk::from(cache.share())));
     let opened = open_backings(world, config, members, (cache_handle.as_ref(), &mut down)).await;
     if opened.is_empty() && !config.backings.is_empty() {
         return Err(first_reason(down));
@@ -195,7 +195,7 @@ async fn open_backings<'a, W: World>(
     world: &W,
     config: &ServeConfig,
     members: &'a Members,
-    (cache, down): (Option<&Rc<HostFile>>, &mut Vec<Down>),
+    (cache, down): (Option<&Rc<HostDisk>>, &mut Vec<Down>),
 ) -> Vec<(&'a Member, Backing)> {
     let mut opened = Vec::new();
     for member in &members.backings {

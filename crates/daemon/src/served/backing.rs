@@ -8,7 +8,7 @@ use ubcache_engine::CachedVolume;
 use ubcache_env::joined::{Header, HeaderCopy, place_for_copy};
 use ubcache_env::{Joined, Witness};
 use ubcache_format::SECTOR_BYTES;
-use ubcache_host::{HostEnv, HostFile, PageCache};
+use ubcache_host::{HostDisk, HostEnv, PageCache};
 
 use super::world::{World, open as open_device, refuse_vague_discards};
 use crate::config::ServeConfig;
@@ -18,7 +18,7 @@ use crate::open::superblock::superblock_of;
 
 /// A backing device that is open.
 pub(crate) struct Backing {
-    pub(crate) device: Joined<HostFile>,
+    pub(crate) device: Joined<HostDisk>,
     /// It takes no writes any more: see [`HostFile::lost`].
     pub(crate) lost: Rc<Cell<bool>>,
 }
@@ -29,7 +29,7 @@ pub(crate) async fn open_backing(
     host: &HostEnv,
     config: &ServeConfig,
     (path, header): (&Path, Option<&FoundHeader>),
-    cache: Option<&Rc<HostFile>>,
+    cache: Option<&Rc<HostDisk>>,
 ) -> Result<Backing, Failure> {
     let disk = open_device(host, path, config.page_cache).await?;
     disk.slow_down_reads(config.read_time_min);
@@ -42,8 +42,8 @@ pub(crate) async fn open_backing(
     }
     let lost = disk.lost();
     let device = match header {
-        None => disk.into(),
-        Some(header) => Joined::new(disk, open_header(host, config, header, cache).await?),
+        None => HostDisk::from(disk).into(),
+        Some(header) => Joined::new(disk.into(), open_header(host, config, header, cache).await?),
     };
     Ok(Backing { device, lost })
 }
@@ -52,8 +52,8 @@ async fn open_header(
     host: &HostEnv,
     config: &ServeConfig,
     found: &FoundHeader,
-    cache: Option<&Rc<HostFile>>,
-) -> Result<Header<HostFile>, Failure> {
+    cache: Option<&Rc<HostDisk>>,
+) -> Result<Header<HostDisk>, Failure> {
     let path = &found.path;
     if let Some(content) = &found.lost {
         create_header(path, content)?;
@@ -72,7 +72,7 @@ async fn open_header(
         Some(cache) => copy_place(cache, found).await,
         None => None,
     };
-    let header = Header::open(file, copy, &found.identity).await.map_err(|error| {
+    let header = Header::open(file.into(), copy, &found.identity).await.map_err(|error| {
         Failure::refused(path, format_args!("the header can't be read: {error}"))
             .expected("the header that `ubcache make --adopt` made")
             .advice("move it away: the copy on the cache device is then used")
@@ -88,7 +88,7 @@ async fn open_header(
 }
 
 /// The place of the header's copy on the cache device.
-async fn copy_place(cache: &Rc<HostFile>, found: &FoundHeader) -> Option<HeaderCopy<HostFile>> {
+async fn copy_place(cache: &Rc<HostDisk>, found: &FoundHeader) -> Option<HeaderCopy<HostDisk>> {
     let place = match superblock_of(&**cache).await {
         Ok(superblock) => place_for_copy(&**cache, &superblock, found.superblock.uuid).await,
         Err(error) => {

@@ -10,7 +10,7 @@ use ubcache_engine::{CacheSet, EXTENT_MEMORY_BYTES, EngineError, SetOptions};
 use ubcache_env::local::Permit;
 use ubcache_env::{Buf, Device, Durability, Priority};
 use ubcache_format::{Replacement, SUPERBLOCK_SECTOR, Superblock, Uuid};
-use ubcache_host::{HostFile, OpenOptions, PageCache};
+use ubcache_host::{HostDisk, HostFile, OpenOptions, PageCache};
 
 use super::daemon::{Daemon, Served};
 use super::events::follow_events;
@@ -147,7 +147,7 @@ impl<W: World> Daemon<W> {
         let directory = self.kept_directory.as_deref();
         let kept = kept_memory(self.world.host(), directory, superblock.set_uuid).await;
         let options = SetOptions { kept, ..set_options(&self.config) };
-        let handle = Rc::new(file.share());
+        let handle = Rc::new(HostDisk::from(file.share()));
         let set = CacheSet::open(self.world.clone(), self.world.cache(file), options).await;
         let set = set.map_err(|error| engine_failure(path, &error).to_string())?;
         for served in volumes.iter().filter(|served| !needs_it(served)) {

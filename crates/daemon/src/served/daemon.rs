@@ -12,7 +12,7 @@ use ubcache_engine::{
 };
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
-use ubcache_host::HostFile;
+use ubcache_host::HostDisk;
 use ubcache_nbd::{Exports, Rates};
 
 use super::former_set::Former;
@@ -50,7 +50,7 @@ pub struct Daemon<W: World> {
     pub(crate) down: RefCell<Vec<Down>>,
     pub(crate) cache_path: RefCell<PathBuf>,
     /// The cache device, for the copies of headers on it.
-    pub(crate) cache_handle: RefCell<Option<Rc<HostFile>>>,
+    pub(crate) cache_handle: RefCell<Option<Rc<HostDisk>>>,
     /// Reason why there is no cache.
     pub(crate) no_cache: RefCell<Option<String>>,
     /// The place of the kept memory of its sets, if there is one.

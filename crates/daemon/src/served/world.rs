@@ -4,7 +4,8 @@ use std::path::Path;
 
 use ubcache_env::{Env, Joined, Nanos};
 use ubcache_host::{
-    HostEnv, HostFile, HostListener, OpenError, OpenOptions, PageCache, SocketAccess, SocketError,
+    HostDisk, HostEnv, HostFile, HostListener, OpenError, OpenOptions, PageCache, SocketAccess,
+    SocketError,
 };
 
 use crate::config::NbdAddress;
@@ -21,8 +22,8 @@ pub trait World: Env {
     fn host(&self) -> &HostEnv;
     /// The cache device over its open file.
     fn cache(&self, file: HostFile) -> Self::Device;
-    /// A backing device over its open file, and its header if it has one.
-    fn backing(&self, file: Joined<HostFile>) -> Self::Device;
+    /// A backing device over its open disk, and its header if it has one.
+    fn backing(&self, disk: Joined<HostDisk>) -> Self::Device;
 }
 
 /// The world of production: files as they are.
@@ -30,11 +31,11 @@ impl World for HostEnv {
     fn host(&self) -> &HostEnv {
         self
     }
-    fn cache(&self, file: HostFile) -> Joined<HostFile> {
+    fn cache(&self, file: HostFile) -> Joined<HostDisk> {
         file.into()
     }
-    fn backing(&self, file: Joined<HostFile>) -> Joined<HostFile> {
-        file
+    fn backing(&self, disk: Joined<HostDisk>) -> Joined<HostDisk> {
+        disk
     }
 }
 
