@@ -9,6 +9,7 @@ use std::time::Duration;
 use ubcache_env::Nanos;
 use ubcache_host::{PageCache, SocketAccess};
 
+use crate::backing::BackingName;
 use crate::clients::ClientLimits;
 use crate::failure::Failure;
 use crate::page::StatusPageOptions;
@@ -302,10 +303,7 @@ pub struct Named<'a> {
 pub fn export_names(volumes: &[Named<'_>]) -> Result<Vec<String>, Failure> {
     let mut names: Vec<(String, &Path)> = Vec::new();
     for Named { given, label, path } in volumes {
-        let file = || {
-            path.file_name()
-                .map_or_else(|| "disk".into(), |name| name.to_string_lossy().into_owned())
-        };
+        let file = || BackingName::file_name(path).unwrap_or_else(|| "disk".to_owned());
         let name = match given {
             Some(name) => (*name).to_owned(),
             None if label.is_empty() => file(),

@@ -13,6 +13,7 @@
 //! | [`supervisor`] | several sets in one process, a thread for each |
 //! | [`mod@serve`] | from start to stop: open, listen, wait, close |
 //! | [`open`] | opening of devices: superblocks, checks before any change |
+//! | [`backing`] | backing devices behind a network |
 //! | [`served`] | the running set, its clients, its report |
 //! | [`clients`] | limits on clients |
 //! | [`control`] | the control protocol, client and daemon |
@@ -34,6 +35,7 @@
     reason = "the daemon lives in the real world, with its clock and its threads"
 )]
 
+pub mod backing;
 pub mod clients;
 pub mod config;
 pub mod config_file;

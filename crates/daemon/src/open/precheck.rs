@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ubcache_format::{BackingState, SECTOR_BYTES, Superblock};
 
+use crate::backing::BackingName;
 use crate::config::{Named, ServeConfig, export_names};
 use crate::failure::Failure;
 use crate::open::header::{FoundHeader, look_backing};
@@ -53,7 +54,7 @@ pub struct Down {
 impl Down {
     /// A backing device that is left out.
     pub fn new(path: &Path, given: Option<&str>, why: Failure) -> Down {
-        let file = || path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let file = || BackingName::file_name(path);
         let name = given.map(str::to_owned).or_else(file).unwrap_or_else(|| "disk".to_owned());
         Down { path: path.to_owned(), name, why, optional: false }
     }

@@ -1,0 +1,296 @@
+//! Names of backing devices: paths, and URIs of those behind a network.
+//!
+//! A name stays a path wherever it is only carried from one place to another; it is read here, when
+//! the device is opened. A URI begins with a scheme and `://`. A file with such a name is reached
+//! with `./` before it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use crate::failure::Failure;
+
+/// The port of NBD, registered for it.
+const NBD_PORT: u16 = 10809;
+/// The bytes of an export's name that have a meaning in a URI.
+const IN_EXPORT: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'?');
+/// The same for the path of a socket.
+const IN_SOCKET: &AsciiSet = &IN_EXPORT.add(b'&').add(b'+');
+
+/// The name of a backing device, read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BackingName {
+    /// A file or block device of this machine.
+    Path(PathBuf),
+    /// An export of an NBD server.
+    Nbd(NbdExport),
+}
+
+/// An export of an NBD server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NbdExport {
+    /// The server.
+    pub server: NbdServer,
+    /// Name of the export; empty for the server's default.
+    pub export: String,
+}
+
+/// The place of an NBD server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NbdServer {
+    /// A host by name or address, and a port.
+    Tcp(String, u16),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+/// The scheme of a URI, and what follows `://`.
+fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic());
+    (is_scheme && scheme.chars().all(plain)).then_some((scheme, rest))
+}
+
+/// Returns true for a name that is a URI: nothing of the file system is asked for it.
+pub fn is_uri(name: &Path) -> bool {
+    name.to_str().is_some_and(|text| split_scheme(text).is_some())
+}
+
+impl BackingName {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// A URI of an unknown kind, or one that is not complete.
+    pub fn parse(name: &Path) -> Result<BackingName, Failure> {
+        let Some((scheme, rest)) = name.to_str().and_then(split_scheme) else {
+            return Ok(BackingName::Path(name.to_owned()));
+        };
+        let wrong = Wrong { name, scheme };
+        match scheme.to_ascii_lowercase().as_str() {
+            "nbd" => nbd_over_tcp(rest, &wrong).map(BackingName::Nbd),
+            "nbd+unix" => nbd_over_unix(rest, &wrong).map(BackingName::Nbd),
+            "nbds" | "nbds+unix" => Err(wrong.encrypted()),
+            // Other kinds of remote devices stand here, each with a module of its own.
+            _ => Err(Failure::could_not_run(name, "no kind of backing device")
+                .found(format_args!("the scheme \"{scheme}\""))
+                .expected("a path, nbd://HOST[:PORT]/EXPORT, or nbd+unix:///EXPORT?socket=PATH")
+                .advice("a file with that name is ./NAME")),
+        }
+    }
+
+    /// Name of the export of the backing device, where no other is known.
+    pub fn file_name(name: &Path) -> Option<String> {
+        match BackingName::parse(name) {
+            Ok(BackingName::Nbd(NbdExport { export, .. })) => {
+                let last = export.rsplit('/').find(|part| !part.is_empty());
+                last.map(str::to_owned)
+            }
+            _ => name.file_name().map(|name| name.to_string_lossy().into_owned()),
+        }
+    }
+}
+
+/// A name that can't be read, for messages.
+struct Wrong<'a> {
+    name: &'a Path,
+    scheme: &'a str,
+}
+
+impl Wrong<'_> {
+    fn because(&self, found: impl fmt::Display) -> Failure {
+        let form = match self.scheme.to_ascii_lowercase().as_str() {
+            "nbd" => "nbd://HOST[:PORT]/EXPORT",
+            _ => "nbd+unix:///EXPORT?socket=PATH",
+        };
+        Failure::could_not_run(self.name, "not the URI of an NBD export")
+            .found(found)
+            .expected(form)
+            .advice("bytes with a meaning in a URI are written as %XX: a space is %20, % is %25")
+    }
+
+    fn encrypted(&self) -> Failure {
+        Failure::could_not_run(self.name, "encrypted backing devices are not supported")
+            .found(format_args!("the scheme \"{}\"", self.scheme))
+            .expected("nbd or nbd+unix")
+            .advice(
+                "let a tunnel encrypt: `stunnel`, `ssh -L` or WireGuard, and name its end on this \
+                 machine",
+            )
+    }
+
+    fn decode(&self, text: &str) -> Result<String, Failure> {
+        let bad = text.match_indices('%').find(|(at, _)| {
+            let digits = text.as_bytes().get(at + 1..at + 3);
+            !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        });
+        if let Some((at, _)) = bad {
+            let rest: String = text[at..].chars().take(3).collect();
+            return Err(self.because(format_args!("\"{rest}\" instead of % and two digits")));
+        }
+        let text = percent_decode_str(text).decode_utf8().map_err(|_| {
+            self.because(format_args!("\"{text}\", which does not stand for UTF-8"))
+        })?;
+        match text.contains('\0') {
+            true => Err(self.because("a byte that is zero (%00)")),
+            false => Ok(text.into_owned()),
+        }
+    }
+}
+
+fn nbd_over_tcp(rest: &str, wrong: &Wrong<'_>) -> Result<NbdExport, Failure> {
+    let rest = without_fragment(rest, wrong)?;
+    if let Some((_, query)) = rest.split_once('?') {
+        return Err(wrong.because(format_args!("parameters: \"{query}\"")));
+    }
+    let (authority, export) = rest.split_once('/').unwrap_or((rest, ""));
+    if authority.contains('@') {
+        return Err(wrong.because("a user, which NBD without TLS has not"));
+    }
+    // An address of IPv6 has colons of its own, and stands in brackets.
+    let (host, port) = match authority.strip_prefix('[').and_then(|it| it.split_once(']')) {
+        Some((host, after)) => match after.strip_prefix(':') {
+            Some(port) => (host, Some(port)),
+            None if after.is_empty() => (host, None),
+            None => return Err(wrong.because(format_args!("\"{after}\" behind the address"))),
+        },
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    if host.is_empty() {
+        return Err(wrong.because("no host"));
+    }
+    let port = match port {
+        None => NBD_PORT,
+        Some(port) => match port.parse() {
+            Ok(port) if port != 0 => port,
+            _ => return Err(wrong.because(format_args!("the port \"{port}\""))),
+        },
+    };
+    let server = NbdServer::Tcp(wrong.decode(host)?, port);
+    Ok(NbdExport { server, export: wrong.decode(export)? })
+}
+
+fn nbd_over_unix(rest: &str, wrong: &Wrong<'_>) -> Result<NbdExport, Failure> {
+    let rest = without_fragment(rest, wrong)?;
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, export) = path.split_once('/').unwrap_or((path, ""));
+    if !authority.is_empty() {
+        return Err(wrong.because(format_args!("\"{authority}\" where no host stands")));
+    }
+    let mut socket = None;
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some(("socket", _)) if socket.is_some() => return Err(wrong.because("two sockets")),
+            Some(("socket", path)) if !path.is_empty() => socket = Some(wrong.decode(path)?),
+            _ => return Err(wrong.because(format_args!("the parameter \"{parameter}\""))),
+        }
+    }
+    let socket = socket.ok_or_else(|| wrong.because("no socket"))?;
+    Ok(NbdExport { server: NbdServer::Unix(socket.into()), export: wrong.decode(export)? })
+}
+
+fn without_fragment<'a>(rest: &'a str, wrong: &Wrong<'_>) -> Result<&'a str, Failure> {
+    match rest.split_once('#') {
+        None => Ok(rest),
+        Some((_, fragment)) => Err(wrong.because(format_args!("\"#{fragment}\""))),
+    }
+}
+
+impl fmt::Display for NbdServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NbdServer::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            NbdServer::Tcp(host, port) => write!(f, "{host}:{port}"),
+            NbdServer::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// The URI, the same for all ways to write it.
+impl fmt::Display for NbdExport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let export = utf8_percent_encode(&self.export, IN_EXPORT);
+        match &self.server {
+            NbdServer::Tcp(..) => write!(f, "nbd://{}/{export}", self.server),
+            NbdServer::Unix(path) => {
+                let path = path.to_string_lossy();
+                let socket = utf8_percent_encode(&path, IN_SOCKET);
+                write!(f, "nbd+unix:///{export}?socket={socket}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nbd(text: &str) -> NbdExport {
+        match BackingName::parse(Path::new(text)) {
+            Ok(BackingName::Nbd(export)) => export,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn uris_of_nbd_name_a_server_and_an_export() {
+        for (text, server, export) in [
+            ("nbd://host/disk", NbdServer::Tcp("host".into(), 10809), "disk"),
+            ("NBD://host:7/a/b%20c", NbdServer::Tcp("host".into(), 7), "a/b c"),
+            ("nbd://[::1]:9/", NbdServer::Tcp("::1".into(), 9), ""),
+            ("nbd://[fe80::1]", NbdServer::Tcp("fe80::1".into(), 10809), ""),
+            ("nbd+unix:///d?socket=/run/x%26y.sock", NbdServer::Unix("/run/x&y.sock".into()), "d"),
+            ("nbd+unix://?socket=s", NbdServer::Unix("s".into()), ""),
+        ] {
+            let found = nbd(text);
+            assert_eq!(found, NbdExport { server, export: export.into() }, "{text}");
+            assert_eq!(nbd(&found.to_string()), found, "{found}");
+        }
+    }
+
+    #[test]
+    fn odd_paths_stay_paths() {
+        for text in ["/dev/sdb", "./nbd://x", "nbd:/x", "a b://c", "1://x", "data=x", ""] {
+            let parsed = BackingName::parse(Path::new(text));
+            assert_eq!(parsed, Ok(BackingName::Path(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_uris_are_refused_with_the_part_that_is_wrong() {
+        for (text, found) in [
+            ("nbd:///disk", "no host"),
+            ("nbd://host:0/disk", "the port \"0\""),
+            ("nbd://host:x/disk", "the port \"x\""),
+            ("nbd://[::1]x/disk", "\"x\" behind the address"),
+            ("nbd://me@host/disk", "a user"),
+            ("nbd://host/disk?socket=/x", "parameters: \"socket=/x\""),
+            ("nbd://host/a#b", "\"#b\""),
+            ("nbd://host/a%2", "\"%2\" instead of % and two digits"),
+            ("nbd://host/%ff", "does not stand for UTF-8"),
+            ("nbd://host/%00", "a byte that is zero"),
+            ("nbd+unix:///disk", "no socket"),
+            ("nbd+unix:///disk?socket=", "the parameter \"socket=\""),
+            ("nbd+unix:///disk?socket=/a&socket=/b", "two sockets"),
+            ("nbd+unix:///disk?socket=/a&tls=1", "the parameter \"tls=1\""),
+            ("nbd+unix://host/disk?socket=/a", "\"host\" where no host stands"),
+            ("nbds://host/disk", "the scheme \"nbds\""),
+            ("http://host/disk", "the scheme \"http\""),
+        ] {
+            let refused = BackingName::parse(Path::new(text)).expect_err(text).to_string();
+            assert!(refused.starts_with(text) && refused.contains(found), "{refused}");
+        }
+    }
+
+    #[test]
+    fn name_of_an_export_is_the_last_part_of_its_name() {
+        let name = |text: &str| BackingName::file_name(Path::new(text));
+        assert_eq!(name("/dev/sdb"), Some("sdb".into()));
+        assert_eq!(name("nbd+unix:///a/disk?socket=/run/x.sock"), Some("disk".into()));
+        assert_eq!(name("nbd://host"), None);
+    }
+}
