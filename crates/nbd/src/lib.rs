@@ -1,9 +1,10 @@
-//! The NBD protocol: codec and server.
+//! The NBD protocol: codec, server and client.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`proto`] | the codec, both directions, without I/O |
 //! | [`server`] | [`serve_connection`]: one connection from greeting to goodbye |
+//! | [`client`] | [`RemoteDisk`]: an export of a server as a device |
 //! | [`exports`] | [`Exports`]: names, and the volumes that are served under them |
 //! | [`stats`] | [`ConnectionStats`]: counters of a connection |
 //!
@@ -14,11 +15,13 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::large_futures)]
 
+pub mod client;
 pub mod exports;
 pub mod proto;
 pub mod server;
 pub mod stats;
 
+pub use client::{Connect, OpenFailure, RemoteCounters, RemoteDisk, RemoteEvent, RemoteOptions};
 pub use exports::Exports;
 pub use proto::ProtocolError;
 pub use server::{

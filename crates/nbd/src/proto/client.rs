@@ -111,6 +111,20 @@ impl ClientDecoder {
         self.gather.as_slice().len()
     }
 
+    /// Bytes of the content that are still to come.
+    pub fn payload_left(&self) -> u32 {
+        if let State::Payload { left } = self.state { left } else { 0 }
+    }
+
+    /// Counts `bytes` bytes of the content that were received directly into their buffer.
+    ///
+    /// # Panics
+    /// If there are not that many to come.
+    pub fn payload_bypassed(&mut self, bytes: u32) {
+        let left = self.payload_left().checked_sub(bytes).expect("not more than was to come");
+        self.state = if left == 0 { State::Magic } else { State::Payload { left } };
+    }
+
     /// Takes bytes off the input up to the end of the next event. `None`: more input is needed,
     /// and all of it was taken.
     ///
@@ -298,8 +312,7 @@ impl ClientDecoder {
         }
         let (bytes, rest) = input.split_at(input.len().min(left as usize));
         *input = rest;
-        let left = left - bytes.len() as u32;
-        self.state = if left == 0 { State::Magic } else { State::Payload { left } };
+        self.payload_bypassed(bytes.len() as u32);
         Some(ClientEvent::Payload(bytes))
     }
 }

@@ -1,5 +1,5 @@
-//! One thread, no clock: tasks run in the order in which they are woken. A connection is two
-//! strings of bytes in memory.
+//! One thread: tasks run in the order in which they are woken, and when none can run, the time
+//! of the next timer comes. A connection is two strings of bytes in memory.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +39,9 @@ pub struct TestEnv {
     next: Rc<Cell<u64>>,
     queue: Queue,
     buffers: BufPool,
+    now: Rc<Cell<u64>>,
+    /// Timers by time and number.
+    timers: Rc<RefCell<BTreeMap<(u64, u64), Waker>>>,
 }
 
 impl TestEnv {
@@ -60,7 +63,7 @@ impl TestEnv {
             *slot.borrow_mut() = Some(output);
         });
         while result.borrow().is_none() {
-            assert!(self.turn(), "every task waits for another");
+            assert!(self.turn() || self.pass_time(), "every task waits for another");
         }
         result.borrow_mut().take().expect("checked")
     }
@@ -68,6 +71,14 @@ impl TestEnv {
     /// Tasks that are not done.
     pub fn tasks(&self) -> usize {
         self.tasks.borrow().len()
+    }
+
+    /// Goes to the time of the next timer. Returns false if there is none.
+    fn pass_time(&self) -> bool {
+        let Some(((at, _), waker)) = self.timers.borrow_mut().pop_first() else { return false };
+        self.now.set(at);
+        waker.wake();
+        true
     }
 
     fn turn(&self) -> bool {
@@ -81,17 +92,39 @@ impl TestEnv {
     }
 }
 
+/// A timer, which is gone with its future.
+struct Timer {
+    key: (u64, u64),
+    timers: Rc<RefCell<BTreeMap<(u64, u64), Waker>>>,
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.timers.borrow_mut().remove(&self.key);
+    }
+}
+
 impl Env for TestEnv {
     type Device = NoDevice;
 
     fn now(&self) -> Nanos {
-        Nanos(0)
+        Nanos(self.now.get())
     }
     fn unix_seconds(&self) -> u64 {
         0
     }
-    async fn sleep_until(&self, _at: Nanos) {
-        unreachable!("nothing sleeps here")
+    async fn sleep_until(&self, at: Nanos) {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let timer = Timer { key: (at.0, id), timers: self.timers.clone() };
+        std::future::poll_fn(|cx| {
+            if self.now.get() >= at.0 {
+                return Poll::Ready(());
+            }
+            timer.timers.borrow_mut().insert(timer.key, cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
     fn spawn(&self, _priority: Priority, task: impl Future<Output = ()> + 'static) -> Task {
         let (task, run) = Task::wrap(task);

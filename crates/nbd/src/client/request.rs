@@ -1,0 +1,145 @@
+//! A request to the server, which outlives the future that waits for its answer.
+
+use std::cell::{Cell, RefCell};
+
+use ubcache_env::local::Event;
+use ubcache_env::{Buf, IoError, IoResult, IoVec, Nanos, Sector, SectorRange};
+
+use super::SECTOR_BYTES;
+use super::export::Export;
+use crate::proto::constants::{cmd_flag, transmission};
+use crate::proto::{Command, StatusExtent};
+
+/// Operation of a request.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Read,
+    Write { data: IoVec, fua: bool },
+    Zeroes { holes: bool },
+    Trim,
+    Flush,
+    Status,
+}
+
+/// A request. Its fields change while it waits, is under way, and is sent again.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub ask: Ask,
+    pub range: SectorRange,
+    /// When it was asked for.
+    pub asked: Nanos,
+    /// Memory of a read.
+    pub buf: RefCell<Option<Buf>>,
+    /// Bytes of a read that have come.
+    pub got: Cell<u32>,
+    /// Answer to a question for the status.
+    pub extents: RefCell<Vec<StatusExtent>>,
+    /// Error in a reply that has not ended.
+    pub error: Cell<Option<i32>>,
+    /// Of a flush: its number. Of a write: flushes that had failed when it was sent.
+    pub mark: Cell<u64>,
+    /// It was sent over a connection that was lost, and may land until then.
+    pub fence: Cell<Option<Nanos>>,
+    /// It is sent before other requests of a new session.
+    pub urgent: Cell<bool>,
+    /// A kept write that is sent again: nobody waits for it.
+    pub replay: bool,
+    pub result: RefCell<Option<IoResult>>,
+    pub done: Event,
+}
+
+impl Request {
+    pub fn new(ask: Ask, range: SectorRange, asked: Nanos) -> Request {
+        Request {
+            ask,
+            range,
+            asked,
+            buf: RefCell::default(),
+            got: Cell::default(),
+            extents: RefCell::default(),
+            error: Cell::default(),
+            mark: Cell::default(),
+            fence: Cell::default(),
+            urgent: Cell::default(),
+            replay: false,
+            result: RefCell::default(),
+            done: Event::default(),
+        }
+    }
+
+    pub fn flush(asked: Nanos) -> Request {
+        Request::new(Ask::Flush, SectorRange::new(Sector(0), 0), asked)
+    }
+
+    /// Returns true if it changes what the server has.
+    pub fn changes(&self) -> bool {
+        matches!(self.ask, Ask::Write { .. } | Ask::Zeroes { .. } | Ask::Trim)
+    }
+
+    /// Bytes that it covers.
+    pub fn length(&self) -> u32 {
+        self.range.bytes() as u32
+    }
+
+    /// Bytes of content in its answer.
+    pub fn read_length(&self) -> u32 {
+        if matches!(self.ask, Ask::Read) { self.length() } else { 0 }
+    }
+
+    /// Bytes that it moves one way or the other.
+    pub fn payload(&self) -> u64 {
+        match self.ask {
+            Ask::Read | Ask::Write { .. } => self.range.bytes(),
+            _ => 0,
+        }
+    }
+
+    /// The request as it is sent.
+    pub fn header(&self, cookie: u64, export: &Export) -> crate::proto::Request {
+        let (command, flags) = match &self.ask {
+            Ask::Read => (Command::Read, 0),
+            Ask::Write { fua, .. } => {
+                let sent = *fua && export.has(transmission::SEND_FUA);
+                (Command::Write, if sent { cmd_flag::FUA } else { 0 })
+            }
+            Ask::Zeroes { holes } => {
+                (Command::WriteZeroes, if *holes { 0 } else { cmd_flag::NO_HOLE })
+            }
+            Ask::Trim => (Command::Trim, 0),
+            Ask::Flush => (Command::Flush, 0),
+            Ask::Status => (Command::BlockStatus, 0),
+        };
+        let (offset, length) = match self.ask {
+            Ask::Flush => (0, 0),
+            _ => (self.range.start.0 * SECTOR_BYTES, self.length()),
+        };
+        crate::proto::Request { flags, command, cookie, offset, length }
+    }
+
+    /// Takes back what an earlier sending has brought.
+    pub fn restart(&self) {
+        self.got.set(0);
+        self.error.set(None);
+        self.extents.borrow_mut().clear();
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> String {
+        let what = match self.ask {
+            Ask::Read => "read",
+            Ask::Write { .. } => "write",
+            Ask::Zeroes { .. } => "write of zeroes",
+            Ask::Trim => "trim",
+            Ask::Flush => return "flush".to_owned(),
+            Ask::Status => "block status",
+        };
+        let at = self.range.start.0 * SECTOR_BYTES;
+        format!("{what} of {} bytes at {at}", self.length())
+    }
+}
+
+/// The error of the device for an error number of the server.
+pub(super) fn error_of(errno: i32) -> IoError {
+    const ENOTSUP: i32 = 95;
+    if errno == ENOTSUP { IoError::NotSupported } else { IoError::Os(errno) }
+}
