@@ -10,7 +10,7 @@ use std::rc::Rc;
 use ubcache_format::{Sector, SectorRange};
 
 use crate::buf::{Buf, IoVec};
-use crate::device::{Device, DeviceLimits, Durability, IoResult, Place, Witness};
+use crate::device::{Device, DeviceLimits, Durability, IoError, IoResult, Place, Witness};
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -79,51 +79,65 @@ impl<D: Device> ErasedDevice for D {
 
 /// A device of any kind. Clones are handles to the same device.
 #[derive(Clone)]
-pub struct AnyDevice(Rc<dyn ErasedDevice>);
+pub struct AnyDevice {
+    device: Rc<dyn ErasedDevice>,
+    discards: bool,
+}
 
 impl AnyDevice {
     /// Erases the kind of a device.
     pub fn new(device: impl Device) -> AnyDevice {
-        AnyDevice(Rc::new(device))
+        AnyDevice { device: Rc::new(device), discards: true }
+    }
+
+    /// A handle whose device reports that it can't discard: what it gives for a discarded sector
+    /// may be something else at every read (rule D2).
+    #[must_use]
+    pub fn without_discards(self) -> AnyDevice {
+        AnyDevice { discards: false, ..self }
     }
 }
 
 impl Device for AnyDevice {
     fn limits(&self) -> DeviceLimits {
-        self.0.limits_erased()
+        let limits = self.device.limits_erased();
+        DeviceLimits { discard: limits.discard && self.discards, ..limits }
     }
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
-        self.0.read_erased(at, into).await
+        self.device.read_erased(at, into).await
     }
     async fn read_into(&self, range: SectorRange, place: Place) -> IoResult {
-        self.0.read_into_erased(range, place).await
+        self.device.read_into_erased(range, place).await
     }
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
-        self.0.write_erased(at, from, durability).await
+        self.device.write_erased(at, from, durability).await
     }
     async fn flush(&self) -> IoResult {
-        self.0.flush_erased().await
+        self.device.flush_erased().await
     }
     async fn discard(&self, range: SectorRange) -> IoResult {
-        self.0.discard_erased(range).await
+        match self.discards {
+            true => self.device.discard_erased(range).await,
+            false => Err(IoError::NotSupported),
+        }
     }
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
-        self.0.write_zeroes_erased(range).await
+        self.device.write_zeroes_erased(range).await
     }
     async fn write_holes(&self, range: SectorRange) -> IoResult {
-        self.0.write_holes_erased(range).await
+        self.device.write_holes_erased(range).await
     }
     async fn holes(&self, range: SectorRange, most: usize) -> IoResult<Vec<(SectorRange, bool)>> {
-        self.0.holes_erased(range, most).await
+        self.device.holes_erased(range, most).await
     }
     async fn allocate(&self, range: SectorRange) -> IoResult {
-        self.0.allocate_erased(range).await
+        self.device.allocate_erased(range).await
     }
     async fn witness(&self) -> IoResult<Witness> {
-        self.0.witness_erased().await
+        self.device.witness_erased().await
     }
     async fn seal(&self) -> IoResult {
-        self.0.seal_erased().await
+        self.device.seal_erased().await
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
+use ubcache_daemon::backing::{is_same_uri, is_uri};
 
 /// Suffix of the name of an unfinished file.
 const PARTIAL: &str = ".ubcache-partial";
@@ -126,6 +127,9 @@ impl Drop for NewFile {
 
 /// Finds the path of the same file or device, by whatever name.
 pub fn same_as<'a>(path: &Path, others: &[&'a Path]) -> Option<&'a Path> {
+    if is_uri(path) {
+        return others.iter().find(|other| is_same_uri(path, other)).copied();
+    }
     let there = std::fs::metadata(path).ok()?;
     let same = |other: &&&Path| {
         std::fs::metadata(other).is_ok_and(|other| {

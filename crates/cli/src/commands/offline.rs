@@ -9,6 +9,7 @@ use super::complain;
 use super::new_file::same_as;
 use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
+use ubcache_daemon::backing::{Purpose, Remote};
 use ubcache_daemon::failure::Code;
 use ubcache_daemon::open::header::{FoundHeader, find_header};
 use ubcache_daemon::open::superblock::has_superblock;
@@ -197,6 +198,11 @@ pub fn metadata_only(path: &Path) -> Failure {
 
 /// Opens a device for exclusive use.
 pub fn open_file(host: &Host, path: &Path, write: bool) -> Result<HostDisk, Failure> {
+    let purpose = if write { Purpose::Change } else { Purpose::Look };
+    let env = host.env();
+    if let Some(remote) = host.block_on(Box::pin(Remote::open(&env, path, purpose)))? {
+        return Ok(remote.disk());
+    }
     let options = OpenOptions { page_cache: PageCache::Needed, write, exclusive: true };
     let end = Instant::now() + DEVICE_BUSY_TIMEOUT;
     let mut opened = HostFile::open(&host.env(), path, options);

@@ -24,7 +24,8 @@ pub struct Args {
     #[arg(short = 'C', long = "cache", value_name = "DEVICE")]
     cache: Option<PathBuf>,
     /// Backing devices, each an export of its own, whose name is NAME, else the label, else the
-    /// file name; clients can ask for its UUID as well
+    /// file name; clients can ask for its UUID as well. A disk behind a network:
+    /// nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH
     #[arg(short = 'B', long = "bdev", value_name = "[NAME=]DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
     /// Header of an adopted disk, where it is not in /var/lib/ubcache; more than once. It says

@@ -58,6 +58,15 @@ pub fn is_uri(name: &Path) -> bool {
     name.to_str().is_some_and(|text| split_scheme(text).is_some())
 }
 
+/// Returns true if both names are URIs of the same device.
+pub fn is_same_uri(one: &Path, other: &Path) -> bool {
+    is_uri(one)
+        && match (BackingName::parse(one), BackingName::parse(other)) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => one == other,
+        }
+}
+
 impl BackingName {
     /// Reads a name.
     ///

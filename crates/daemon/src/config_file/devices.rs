@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 
 use ubcache_format::{Superblock, Uuid};
 
+use crate::backing::{BackingName, is_uri};
 use crate::failure::Failure;
-use crate::open::superblock::{ExpectedKind, parse};
+use crate::open::superblock::{ExpectedKind, parse, remote_cache};
 use crate::open::target::{Access, Target};
 
 /// Directories whose files are looked at instead of this machine's block devices.
@@ -76,6 +77,12 @@ impl Lookup {
             Some(("LABEL", label)) => &move |found: &Found| found.label == label,
             _ => {
                 let path = PathBuf::from(text);
+                if is_uri(&path) {
+                    if wanted == Use::Cache {
+                        return Err(remote_cache(&path));
+                    }
+                    return BackingName::parse(&path).map(|_| path);
+                }
                 return match path.try_exists() {
                     Ok(false) => Err(Failure::could_not_run(&path, "there is no such device")),
                     // Any other fault of it shows when it is opened.

@@ -8,6 +8,7 @@ use ubcache_format::Uuid;
 use super::devices::{Lookup, Use, look_at};
 use super::fault::{Fault, Place};
 use super::set_file::SetFile;
+use crate::backing::{BackingName, is_uri};
 use crate::config::{NbdAddress, NotFound, Origin, ServeConfig};
 use crate::failure::Failure;
 
@@ -131,11 +132,18 @@ struct Taken {
 impl Taken {
     /// Takes a device for a place; the place that has it already otherwise.
     fn device(&mut self, path: &Path, place: &str) -> Result<(), String> {
-        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let real = match BackingName::parse(path) {
+            Ok(BackingName::Nbd(export)) => PathBuf::from(export.to_string()),
+            _ => std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+        };
         if let Some(other) = self.paths.get(&real) {
             return Err(format!("{} is the device of {other} as well", path.display()));
         }
         self.paths.insert(real, place.to_owned());
+        // A remote disk may be served by this process, and its server may take one client only.
+        if is_uri(path) {
+            return Ok(());
+        }
         let Some(found) = look_at(path) else { return Ok(()) };
         if let Some(other) = self.uuids.get(&found.uuid) {
             return Err(format!(

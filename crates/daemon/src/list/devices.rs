@@ -95,7 +95,7 @@ fn listed(target: &Target, superblock: &Superblock) -> ListedDevice {
     let has_set = superblock.set_uuid != Uuid::default();
     ListedDevice {
         path: target.path.clone(),
-        kind: if target.is_block_device { "block device" } else { "file" },
+        kind: target.kind(),
         role: if is_cache { "cache" } else { "backing" },
         set_uuid: has_set.then(|| superblock.set_uuid.to_string()),
         uuid: superblock.uuid.to_string(),

@@ -14,7 +14,7 @@ pub struct ListedDevice {
     #[serde(serialize_with = "text_of")]
     #[schema(value_type = String)]
     pub path: PathBuf,
-    /// `block device` or `file`.
+    /// `block device`, `file` or `remote`.
     #[schema(value_type = String)]
     pub kind: &'static str,
     /// `cache` or `backing`.

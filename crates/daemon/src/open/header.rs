@@ -8,16 +8,21 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ubcache_env::joined::first_record;
 use ubcache_format::{
     HEADER_BYTES, HEADER_SECTORS, HeaderRecord, SECTOR_BYTES, SUPERBLOCK_BYTES, Sector, Superblock,
     Uuid, crc64_we, header_copy_places, witness_places,
 };
 
+use ubcache_host::{HostFile, OpenOptions as HostOptions, PageCache};
+
+use crate::backing::BackingName;
 use crate::failure::Failure;
+use crate::open::preconditions::start_io;
 use crate::open::superblock::{
     ExpectedKind, has_superblock, look, not_bcache, parse_bytes, read, too_small,
 };
-use crate::open::target::{Access, Target};
+use crate::open::target::{Access, Target, host_open_failure};
 
 /// The directory of headers that are not given by their path.
 const DIRECTORY: &str = "/var/lib/ubcache";
@@ -62,8 +67,12 @@ fn all_headers() -> Vec<PathBuf> {
 }
 
 /// Words by which the machine knows a disk again: the path of a file; of a block device what its
-/// driver calls unique. Empty if there is nothing of that kind.
+/// driver calls unique; the URI of a remote one. Empty if there is nothing of that kind.
 pub fn identity(path: &Path) -> String {
+    match BackingName::parse(path) {
+        Ok(BackingName::Nbd(export)) => return export.to_string(),
+        Ok(BackingName::Path(_)) | Err(_) => {}
+    }
     let Ok(metadata) = fs::metadata(path) else { return String::new() };
     if !metadata.file_type().is_block_device() {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -93,6 +102,33 @@ pub fn identity(path: &Path) -> String {
         (Some(name), None) => name,
         (None, _) => String::new(),
     }
+}
+
+/// The first record of a header: the disk as it is now.
+///
+/// # Errors
+/// The disk can't be read.
+pub fn first_record_of(disk: &Target, uuid: Uuid) -> Result<HeaderRecord, Failure> {
+    let identity = identity(&disk.path);
+    let taken = match disk.remote() {
+        // Over the same connection: a server may take one client only.
+        Some(remote) => {
+            let device = remote.device();
+            remote.block_on(Box::pin(first_record(&device, uuid, &identity)))
+        }
+        None => {
+            let host = start_io()?;
+            // `disk` has it for itself already; this one only reads.
+            let page_cache = PageCache::Needed;
+            let options = HostOptions { page_cache, write: false, exclusive: false };
+            let file = HostFile::open(&host.env(), &disk.path, options);
+            let file = file.map_err(|error| host_open_failure(&disk.path, error))?;
+            host.block_on(Box::pin(first_record(&file, uuid, &identity)))
+        }
+    };
+    taken.map_err(|error| {
+        Failure::could_not_run(&disk.path, format_args!("the disk can't be read: {error}"))
+    })
 }
 
 /// A header as it was read.

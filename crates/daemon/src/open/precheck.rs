@@ -45,6 +45,8 @@ pub struct Down {
     pub path: PathBuf,
     /// The name given to its export, else its file name.
     pub name: String,
+    /// The name given to it, if one was.
+    pub given: Option<String>,
     /// The reason.
     pub why: Failure,
     /// It may be missing, and is.
@@ -55,8 +57,9 @@ impl Down {
     /// A backing device that is left out.
     pub fn new(path: &Path, given: Option<&str>, why: Failure) -> Down {
         let file = || BackingName::file_name(path);
-        let name = given.map(str::to_owned).or_else(file).unwrap_or_else(|| "disk".to_owned());
-        Down { path: path.to_owned(), name, why, optional: false }
+        let given = given.map(str::to_owned);
+        let name = given.clone().or_else(file).unwrap_or_else(|| "disk".to_owned());
+        Down { path: path.to_owned(), name, given, why, optional: false }
     }
 }
 
@@ -99,6 +102,7 @@ pub fn precheck(config: &ServeConfig) -> Result<Members, Failure> {
             down.push(Down { optional, ..Down::new(path, given, missing.why.clone()) });
             continue;
         }
+        BackingName::parse(path)?;
         let seen = look_backing(path, &config.headers, config.cache.as_deref());
         let found = seen.and_then(|(superblock, header)| {
             match &cache {

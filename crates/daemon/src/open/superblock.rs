@@ -5,6 +5,7 @@ use std::path::Path;
 use ubcache_env::{Buf, Device};
 use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
 
+use crate::backing::is_uri;
 use crate::failure::Failure;
 use crate::open::probe::{BCACHE_MAGIC, recognize};
 use crate::open::target::{Access, Target};
@@ -22,9 +23,20 @@ pub enum ExpectedKind {
 
 /// Opens a device only to look at it, and reads its superblock.
 pub fn look(path: &Path, expected: ExpectedKind) -> Result<(Target, Superblock), Failure> {
+    if expected == ExpectedKind::Cache && is_uri(path) {
+        return Err(remote_cache(path));
+    }
     let target = Target::open(path, Access::Look)?;
     let superblock = read(&target, expected)?;
     Ok((target, superblock))
+}
+
+/// The failure for a cache device behind a network: a hit would cost as much as a miss.
+pub fn remote_cache(path: &Path) -> Failure {
+    Failure::could_not_run(path, "a cache device can't be behind a network")
+        .found("a URI after -C")
+        .expected("a block device or a file of this machine")
+        .advice("name a local device after -C, and the URI after -B")
 }
 
 /// True if a bcache superblock is on the device, whole or damaged.

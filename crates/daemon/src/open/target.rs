@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use ubcache_format::SECTOR_BYTES;
 use ubcache_host::{OpenError, PlainFile};
 
+use crate::backing::Purpose;
+use crate::backing::blocking::BlockingRemote;
 use crate::failure::Failure;
 use crate::size::show_size;
 
@@ -38,13 +40,31 @@ pub struct Target {
     pub bytes: u64,
     /// Smallest unit of I/O in bytes.
     pub logical_block_bytes: u32,
-    plain: PlainFile,
+    opened: Opened,
+}
+
+/// The way to the device.
+#[derive(Debug)]
+enum Opened {
+    Here(PlainFile),
+    Remote(BlockingRemote),
 }
 
 impl Target {
     /// Opens a device or file.
     pub fn open(path: &Path, access: Access) -> Result<Target, Failure> {
         let change = access == Access::Change;
+        let purpose = if change { Purpose::Change } else { Purpose::Look };
+        if let Some(remote) = BlockingRemote::open(path, purpose)? {
+            let limits = remote.limits();
+            return Ok(Target {
+                path: path.to_owned(),
+                is_block_device: false,
+                bytes: limits.sectors * SECTOR_BYTES,
+                logical_block_bytes: limits.logical_block_bytes,
+                opened: Opened::Remote(remote),
+            });
+        }
         let plain =
             PlainFile::open(path, change).map_err(|error| host_open_failure(path, error))?;
         let bytes = size_of(&plain.file).map_err(|error| {
@@ -55,13 +75,32 @@ impl Target {
             is_block_device: plain.is_block_device,
             bytes,
             logical_block_bytes: plain.limits.logical_block_bytes,
-            plain,
+            opened: Opened::Here(plain),
         })
     }
 
     /// Drops the superblock from the page cache: the kernel's bcache writes it past that.
     pub fn forget_superblock(&self) {
-        self.plain.forget(SUPERBLOCK_AT, SUPERBLOCK_BYTES as u64);
+        if let Opened::Here(plain) = &self.opened {
+            plain.forget(SUPERBLOCK_AT, SUPERBLOCK_BYTES as u64);
+        }
+    }
+
+    /// Kind of the device in words.
+    pub fn kind(&self) -> &'static str {
+        match &self.opened {
+            Opened::Remote(_) => "remote",
+            Opened::Here(_) if self.is_block_device => "block device",
+            Opened::Here(_) => "file",
+        }
+    }
+
+    /// The device, if it is behind a network.
+    pub(crate) fn remote(&self) -> Option<&BlockingRemote> {
+        match &self.opened {
+            Opened::Remote(remote) => Some(remote),
+            Opened::Here(_) => None,
+        }
     }
 
     /// Size in whole sectors.
@@ -71,9 +110,17 @@ impl Target {
 
     /// Reads up to `into.len()` bytes; fewer only at the end of the device.
     pub fn read_some(&self, at: u64, into: &mut [u8]) -> Result<usize, Failure> {
+        let file = match &self.opened {
+            Opened::Here(plain) => &plain.file,
+            Opened::Remote(remote) => {
+                return remote.read(at, into).map_err(|error| {
+                    Failure::refused(&self.path, format_args!("can't read byte {at}: {error}"))
+                });
+            }
+        };
         let mut done = 0;
         while done < into.len() {
-            match self.plain.file.read_at(&mut into[done..], at + done as u64) {
+            match file.read_at(&mut into[done..], at + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -107,9 +154,15 @@ impl Target {
 
     /// Writes all of `bytes`.
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Failure> {
-        self.plain.file.write_all_at(bytes, at).map_err(|error| {
+        let failed = |error: &dyn std::fmt::Display| {
             Failure::refused(&self.path, format_args!("can't write byte {at}: {error}"))
-        })
+        };
+        match &self.opened {
+            Opened::Here(plain) => {
+                plain.file.write_all_at(bytes, at).map_err(|error| failed(&error))
+            }
+            Opened::Remote(remote) => remote.write(at, bytes).map_err(|error| failed(&error)),
+        }
     }
 
     /// Makes the range read as zeroes.
@@ -126,9 +179,14 @@ impl Target {
 
     /// Makes what was written durable.
     pub fn sync(&self) -> Result<(), Failure> {
-        self.plain.file.sync_all().map_err(|error| {
-            Failure::refused(&self.path, format_args!("can't make the writes durable: {error}"))
-        })
+        let failed = |error: &dyn std::fmt::Display| {
+            let what = format_args!("can't make the writes durable: {error}");
+            Failure::refused(&self.path, what)
+        };
+        match &self.opened {
+            Opened::Here(plain) => plain.file.sync_all().map_err(|error| failed(&error)),
+            Opened::Remote(remote) => remote.flush().map_err(|error| failed(&error)),
+        }
     }
 }
 

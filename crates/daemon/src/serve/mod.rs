@@ -45,8 +45,8 @@ use crate::served::events::{log_events, log_left, log_waiting_stop};
 use crate::served::handover::{report, take_up};
 use crate::served::listen::{Listeners, Places};
 use crate::served::process::{Process, SharedProcess};
-use crate::served::watch;
 use crate::served::world::World;
+use crate::served::{returning, watch};
 use crate::tls::Certificates;
 use crate::upgrade::heritage::{Heritage, commit, pending_state};
 
@@ -255,6 +255,7 @@ async fn run<W: World>(
     log_events(daemon, world);
     let connected = listeners.clone();
     watch::start(daemon, world, &systemd, move || connected.active());
+    returning::start(daemon, world);
     tracing::info!(set = %daemon.uuid, io, "serving");
 
     let sets_stopped = match until_end(daemon, &listeners, control.as_mut()).await {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ubcache_engine::{
     AttachOptions, AttributeError, CacheSet, CacheUse, CachedVolume, Choice, EngineError,
-    FormerRun, ServedVolume, SetOptions, TakenOver,
+    FormerRun, Replayed, ServedVolume, SetOptions, TakenOver,
 };
 use ubcache_env::KeptMemory;
 use ubcache_env::local::{Event, Lock};
@@ -15,6 +15,7 @@ use ubcache_host::{HostDisk, HostFile};
 use ubcache_nbd::Exports;
 
 use super::names::{choices, names_among, names_of};
+use crate::backing::LATE_WRITES_END;
 use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::open::precheck::{Down, Member, Members, dirty_without_cache, make_for};
@@ -81,12 +82,16 @@ pub(super) async fn open<W: World>(
     if let Err(why) = check_choices(&set, &known).await {
         return refuse(&set, why).await;
     }
+    let is_remote = |(_, backing): &(&Member, Backing)| backing.remote.is_some();
+    if inherited.is_none() && opened.iter().any(is_remote) {
+        wait_for_late_writes(world, &set).await;
+    }
     let mut volumes = Vec::new();
     for (((member, backing), name), choice) in opened.into_iter().zip(names).zip(choices) {
         let path = &member.path;
         if no_cache.is_some() && member.superblock.state() == BackingState::Dirty {
             let why = dirty_without_cache(path, Some(&name), &member.superblock);
-            down.push(Down { path: path.clone(), name, why, optional: false });
+            down.push(Down::new(path, Some(&name), why));
             continue;
         }
         let cache = match no_cache {
@@ -95,7 +100,7 @@ pub(super) async fn open<W: World>(
         };
         let read_only = config.read_only.holds_for(&name);
         let options = AttachOptions { name: name.clone(), read_only, cache, choice };
-        let Backing { device, lost } = backing;
+        let Backing { device, lost, remote } = backing;
         match set.attach(world.backing(device), options).await {
             Ok(volume) => {
                 say_witness(&name, &volume);
@@ -114,7 +119,8 @@ pub(super) async fn open<W: World>(
                     None => set_early(&volume, &config.settings_of(&name)),
                 }
                 let volume = Rc::new(ServedVolume::new(volume));
-                volumes.push(Rc::new(Served { name, volume, path: path.clone(), lost }));
+                let path = path.clone();
+                volumes.push(Rc::new(Served { name, volume, path, lost, remote }));
             }
             // The cache failed: no disk can be served.
             Err(EngineError::OfCache(error)) => {
@@ -125,7 +131,7 @@ pub(super) async fn open<W: World>(
                 if is_of_all(&error) {
                     return refuse(&set, why).await;
                 }
-                down.push(Down { path: path.clone(), name, why, optional: false });
+                down.push(Down::new(path, Some(&name), why));
             }
         }
     }
@@ -243,6 +249,22 @@ async fn open_set<W: World>(
     }
 }
 
+/// Waits, after a run that did not end with a clean stop, until no server carries out a write of
+/// that run any more: it would land over newer data.
+async fn wait_for_late_writes<W: World>(world: &W, set: &CacheSet<W>) {
+    let Replayed { entries, records } = set.replayed();
+    if entries <= 1 && records == 0 {
+        return;
+    }
+    let time = LATE_WRITES_END;
+    tracing::info!(
+        seconds = time.as_millis() / 1000,
+        "the last run did not end with a clean stop: waiting until no server of a remote disk can \
+         still carry out a write of it"
+    );
+    world.sleep(time).await;
+}
+
 /// Checks all choices before any disk is changed. Any other error concerns one disk alone.
 async fn check_choices<W: World>(set: &CacheSet<W>, known: &Known<'_>) -> Result<(), Failure> {
     let Known { members, served, names, choices, .. } = known;
@@ -298,7 +320,7 @@ fn say_taken_over(TakenOver { from, dropped_bytes }: TakenOver) {
 
 /// Logs the disks that are not served.
 fn say_down(down: &[Down]) {
-    for Down { path, name, why, optional } in down {
+    for Down { path, name, why, optional, .. } in down {
         match optional {
             true => tracing::info!(export = name, "not served, as it may be missing: {why:#}"),
             false => tracing::error!(export = name, path = %path.display(), "not served: {why:#}"),

@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use ubcache_engine::CachedVolume;
 use ubcache_env::joined::{Header, HeaderCopy, place_for_copy};
-use ubcache_env::{Joined, Witness};
+use ubcache_env::{Device, Joined, Witness};
 use ubcache_format::SECTOR_BYTES;
 use ubcache_host::{HostDisk, HostEnv, PageCache};
 
 use super::world::{World, open as open_device, refuse_vague_discards};
+use crate::backing::{Purpose, Remote};
 use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::open::header::{FoundHeader, create_header};
@@ -21,6 +22,15 @@ pub(crate) struct Backing {
     pub(crate) device: Joined<HostDisk>,
     /// It takes no writes any more: see [`HostFile::lost`].
     pub(crate) lost: Rc<Cell<bool>>,
+    /// The device, if it is behind a network.
+    pub(crate) remote: Option<Rc<Remote>>,
+}
+
+/// A disk that is open, without its header.
+struct Disk {
+    disk: HostDisk,
+    lost: Rc<Cell<bool>>,
+    remote: Option<Rc<Remote>>,
 }
 
 /// Opens a backing device for itself alone, and its header; `cache`: the device for the header's
@@ -31,21 +41,37 @@ pub(crate) async fn open_backing(
     (path, header): (&Path, Option<&FoundHeader>),
     cache: Option<&Rc<HostDisk>>,
 ) -> Result<Backing, Failure> {
-    let disk = open_device(host, path, config.page_cache).await?;
-    disk.slow_down_reads(config.read_time_min);
-    if !config.trust_discards && refuse_vague_discards(&disk) {
+    let Disk { disk, lost, remote } = open_disk(host, config, path).await?;
+    let device = match header {
+        None => disk.into(),
+        Some(header) => Joined::new(disk, open_header(host, config, header, cache).await?),
+    };
+    Ok(Backing { device, lost, remote })
+}
+
+async fn open_disk(host: &HostEnv, config: &ServeConfig, path: &Path) -> Result<Disk, Failure> {
+    let not_passed_on = || {
         tracing::info!(
             device = %path.display(),
             "discards are not passed on to this device: discarded sectors may read differently \
              every time (--trust-discards passes them on)"
         );
-    }
-    let lost = disk.lost();
-    let device = match header {
-        None => HostDisk::from(disk).into(),
-        Some(header) => Joined::new(disk.into(), open_header(host, config, header, cache).await?),
     };
-    Ok(Backing { device, lost })
+    if let Some(remote) = Box::pin(Remote::open(host, path, Purpose::Serve)).await? {
+        let mut device = remote.device();
+        if !config.trust_discards && device.limits().discard {
+            device = device.without_discards();
+            not_passed_on();
+        }
+        let remote = Some(Rc::new(remote));
+        return Ok(Disk { disk: device.into(), lost: Rc::default(), remote });
+    }
+    let file = open_device(host, path, config.page_cache).await?;
+    file.slow_down_reads(config.read_time_min);
+    if !config.trust_discards && refuse_vague_discards(&file) {
+        not_passed_on();
+    }
+    Ok(Disk { lost: file.lost(), disk: file.into(), remote: None })
 }
 
 async fn open_header(

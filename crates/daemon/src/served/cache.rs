@@ -229,6 +229,12 @@ impl<W: World> Daemon<W> {
         for former in former {
             stopped = stopped.and(former.set.stop().await);
         }
-        stopped.and(self.set().stop().await)
+        stopped = stopped.and(self.set().stop().await);
+        for served in self.volumes() {
+            if let Some(remote) = &served.remote {
+                remote.close().await;
+            }
+        }
+        stopped
     }
 }

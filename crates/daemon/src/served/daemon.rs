@@ -27,6 +27,7 @@ use super::request_report::{paths, periods, reasons};
 use super::scrub_report::ScrubReport;
 use super::upgrades::Upgrades;
 use super::world::World;
+use crate::backing::Remote;
 use crate::config::ServeConfig;
 use crate::control::names::SharedNames;
 use crate::control::refusal::{Kind, Refusal};
@@ -97,6 +98,8 @@ pub struct Served<W: World> {
     pub(crate) path: PathBuf,
     /// The backing device takes no writes any more.
     pub(crate) lost: Rc<Cell<bool>>,
+    /// The backing device, if it is behind a network.
+    pub(crate) remote: Option<Rc<Remote>>,
 }
 
 /// A flash-only volume that is served.
@@ -369,6 +372,7 @@ impl<W: World> Daemon<W> {
                 backing: BackingReport {
                     path: served.path.display().to_string(),
                     latency: (&status.backing_latencies).into(),
+                    connection: served.remote.as_ref().map(|it| it.connection().into()),
                     counters: counters(&status.backing),
                 },
                 size_bytes: status.size_bytes,

@@ -140,6 +140,23 @@ fn warnings_of_volume(set: &SetReport, volume: &VolumeReport) -> Vec<(Health, St
         )),
         _ => {}
     }
+    if let Some(connection) = &volume.backing.connection
+        && connection.state != "connected"
+    {
+        let path = &volume.backing.path;
+        let why = connection.why.as_deref().unwrap_or("no reason is known");
+        let then = match connection.state.as_str() {
+            "lost" => "what is not cached waits until the server is back",
+            "failing" => "what is not cached fails until the server is back",
+            _ => {
+                "what is not cached fails; have the server give the former export again, and \
+                  start again"
+            }
+        };
+        let health = if connection.state == "given up" { Health::Failed } else { Health::Degraded };
+        let text = format!("the volume {name} has no connection to {path} ({why}): {then}");
+        found.push((health, text));
+    }
     match volume.writeback.state.as_str() {
         "failing" => found.push((
             Health::Degraded,

@@ -12,6 +12,7 @@ use ubcache_nbd::Rates;
 use super::backing::{Backing, open_backing, say_witness};
 use super::daemon::{Daemon, Served};
 use super::world::World;
+use crate::backing::{is_same_uri, is_uri};
 use crate::config::{Named, export_names};
 use crate::control::refusal::{Kind, Refusal};
 use crate::open::header::{FoundHeader, find_header};
@@ -37,7 +38,8 @@ impl<W: World> Daemon<W> {
         let (config, cache) = (&self.config, self.cache_handle.borrow().clone());
         let opening = (path, found.as_ref());
         let opened = open_backing(self.world.host(), config, opening, cache.as_ref()).await;
-        let Backing { device: file, lost } = opened.map_err(|failure| failure.to_string())?;
+        let Backing { device: file, lost, remote } =
+            opened.map_err(|failure| failure.to_string())?;
         let superblock = superblock_of(&file).await.map_err(|error| {
             format!("{}: no bcache superblock can be read: {error}", path.display())
         })?;
@@ -83,6 +85,7 @@ impl<W: World> Daemon<W> {
             volume: Rc::new(ServedVolume::new(volume)),
             path: path.to_owned(),
             lost,
+            remote,
         };
         if let Err(error) = self.export(&served) {
             // The reason for the refusal is what counts.
@@ -129,7 +132,11 @@ impl<W: World> Daemon<W> {
         path: &Path,
         paths: impl Iterator<Item = PathBuf>,
     ) -> Option<usize> {
-        let (path, paths) = (path.to_owned(), paths.collect::<Vec<_>>());
+        let (path, mut paths) = (path.to_owned(), paths.collect::<Vec<_>>());
+        if is_uri(&path) {
+            return paths.iter().position(|it| is_same_uri(it, &path));
+        }
+        paths.iter_mut().filter(|it| is_uri(it)).for_each(PathBuf::clear);
         let found = self.world.host().blocking(move || {
             let path = std::fs::canonicalize(path).ok()?;
             paths.iter().position(|it| std::fs::canonicalize(it).is_ok_and(|it| it == path))
@@ -196,6 +203,9 @@ impl<W: World> Daemon<W> {
         let dirty = served.now().status().dirty_bytes;
         tracing::info!(export = name, dirty, "removed");
         self.end_former_sets();
+        if let Some(remote) = &served.remote {
+            remote.close().await;
+        }
         let mut said = format!("{name}: removed");
         if dirty > 0 {
             said += &format!("; {} of dirty data stay in the cache", crate::size::show_size(dirty));

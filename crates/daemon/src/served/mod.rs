@@ -28,6 +28,7 @@
 //! | [`request_report`] | the part of the report that is about requests |
 //! | [`report`] | the object of `status --json` |
 //! | `resize` | volumes whose disks have another size than before |
+//! | `returning` | remote disks whose server was not there at the start |
 //! | `scrub` | comparison of clean cached data with the disks |
 //! | [`scrub_report`] | the part of the report that is about scrubs |
 //! | [`systemd`] | messages to systemd |
@@ -61,6 +62,7 @@ pub mod process;
 pub mod report;
 pub mod request_report;
 mod resize;
+pub(crate) mod returning;
 mod scrub;
 pub mod scrub_report;
 pub mod systemd;

@@ -10,6 +10,7 @@ use super::request_report::{
     BypassReport, DeviceLatencyReport, LatencyReport, PathReport, PeriodReport,
 };
 use super::scrub_report::ScrubReport;
+use crate::backing::Connection;
 use crate::open::precheck::Down;
 
 /// The whole report.
@@ -282,9 +283,42 @@ pub struct BackingReport {
     /// Its latencies.
     #[serde(default)]
     pub latency: DeviceLatencyReport,
+    /// The connection to it, if it is behind a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<ConnectionReport>,
     /// Counts of I/O on it.
     #[serde(flatten)]
     pub counters: Counters,
+}
+
+/// The connection to a backing device that is behind a network.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ConnectionReport {
+    /// `connected`; `lost`: requests wait; `failing`: requests fail until the server is back;
+    /// `given up`: the server has something else now.
+    pub state: String,
+    /// The reason, if it is not connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Connections that carry requests now.
+    pub connections: u64,
+    /// Times that the server was reached again.
+    pub reconnects: u64,
+    /// Requests that were sent again.
+    pub resent_requests: u64,
+}
+
+impl From<Connection> for ConnectionReport {
+    fn from(from: Connection) -> ConnectionReport {
+        let (state, why) = from.state.words();
+        ConnectionReport {
+            state: state.to_owned(),
+            why: why.map(str::to_owned),
+            connections: from.connections,
+            reconnects: from.reconnects,
+            resent_requests: from.resent_requests,
+        }
+    }
 }
 
 /// Counters of requests since the start of the daemon.

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::open::header::{create_header, default_path, header_of, identity};
+use ubcache_daemon::open::header::{create_header, default_path, first_record_of, header_of};
 use ubcache_daemon::open::superblock::has_superblock;
-use ubcache_daemon::open::target::{Target, host_open_failure};
-use ubcache_env::joined::{first_record, place_for_copy};
+use ubcache_daemon::open::target::Target;
+use ubcache_env::joined::place_for_copy;
 use ubcache_env::{Buf, Device, Durability};
 use ubcache_format::{RECORD_BYTES, Superblock};
-use ubcache_host::{HostFile, OpenOptions, PageCache};
 
 use super::{Args, Made};
 use crate::commands::offline::{host, open_file};
@@ -76,15 +75,7 @@ pub(super) fn write(
 ) -> Result<Made, Failure> {
     let (path, bytes) = (disk.path.clone(), disk.bytes);
     let host = host()?;
-    let identity = identity(&path);
-    // `disk` has it for itself already; this one only reads.
-    let options = OpenOptions { page_cache: PageCache::Needed, write: false, exclusive: false };
-    let device = HostFile::open(&host.env(), &path, options)
-        .map_err(|error| host_open_failure(&path, error))?;
-    let taken = host.block_on(async { first_record(&device, superblock.uuid, &identity).await });
-    let record = taken.map_err(|error| {
-        Failure::could_not_run(&path, format_args!("the disk can't be read: {error}"))
-    })?;
+    let record = first_record_of(disk, superblock.uuid)?;
     let mut content = record.encode();
     content.resize(2 * RECORD_BYTES, 0);
     content.extend_from_slice(&superblock.encode());

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use ubcache_daemon::Failure;
+use ubcache_daemon::backing::is_uri;
+use ubcache_daemon::open::superblock::remote_cache;
 use ubcache_daemon::open::target::{Access, Target, create_file};
 use ubcache_daemon::size::parse_size;
 use ubcache_format::{
@@ -41,8 +43,8 @@ pub struct Args {
     /// The cache device: a block device or a file
     #[arg(short = 'C', long = "cache", value_name = "DEVICE", num_args = 1..)]
     cache: Vec<PathBuf>,
-    /// Backing devices: block devices or files; data begins after the superblock (see
-    /// --data-offset)
+    /// Backing devices: block devices, files, or URIs of NBD exports; data begins after the
+    /// superblock (see --data-offset)
     #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
     /// Disks with data that stays: taken as they are, without a change of a single byte. Their
@@ -211,8 +213,11 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
                 .found(format_args!("the same as {}", other.display()))
                 .expected("another device for each -C and -B"));
         }
+        if is_cache && is_uri(path) {
+            return Err(remote_cache(path));
+        }
         let mut is_new = false;
-        if let (false, Some(size)) = (path.exists(), size) {
+        if let (false, Some(size)) = (path.exists() || is_uri(path), size) {
             check_size(args, path, size, is_cache)?;
             is_new = create_file(path, size, args.sparse || !is_cache)?;
             created.0.extend(is_new.then(|| path.clone()));
