@@ -284,6 +284,56 @@ fn every_alert_is_in_the_guide() {
 }
 
 #[test]
+fn a_disk_behind_a_network_is_served() {
+    const TEST: &str = "a_disk_behind_a_network_is_served";
+    if !support::have(TEST, &["nbdkit", "qemu-nbd"]) {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    sparse(&directory.join("CACHE"), 320 << 20);
+    sparse(&directory.join("IMAGE"), 16 << 20);
+    let (mut server, mut daemon, mut servers) = (None, None, 0);
+    let socket = directory.join("SOCKET");
+    for command in commands("network-disks.md") {
+        let command = command.replace("SOCKET", support::text(&socket));
+        let mut words = command.split_whitespace();
+        let program = words.next().expect("a program");
+        if program != "ubcache" {
+            // One after the other, over the same file.
+            drop(server.take());
+            let _ = std::fs::remove_file(&socket);
+            let mut start = tool(program);
+            // nbdkit goes to the background otherwise.
+            start.args((program == "nbdkit").then_some("-f")).args(words).current_dir(directory);
+            let mut started = support::Guard(start.spawn().expect("a server"));
+            while !socket.exists() {
+                let ended = started.0.try_wait().expect("a child can be waited for");
+                assert!(ended.is_none(), "{command}: {ended:?}");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            server = Some(started);
+            servers += 1;
+        } else if command.starts_with("ubcache serve") {
+            let uri = words.next_back().expect("a URI");
+            let cache = directory.join("CACHE");
+            let served = Daemon::start("pool", directory, &cache, &[uri.into()], &[]);
+            make_known(directory, &served);
+            served.client("data").write(0, &[1; 4096], true).expect("a write");
+            daemon = Some(served);
+        } else {
+            let said = run(directory, &command);
+            match command.as_str() {
+                "ubcache stop" => daemon.take().expect("it runs").wait(),
+                "ubcache status" => assert!(said.contains("nbd+unix:///"), "{said}"),
+                _ => {}
+            }
+        }
+    }
+    assert!(servers == 2 && daemon.is_none(), "all commands of the guide ran");
+}
+
+#[test]
 fn a_disk_with_data_is_adopted_and_given_back() {
     let scratch = scratch();
     let directory = scratch.path();

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::backing::is_uri;
 use ubcache_daemon::config::split_name;
 use ubcache_daemon::control::{ControlRequest, ask};
 use ubcache_daemon::open::superblock::{ExpectedKind, look};
@@ -105,10 +104,7 @@ pub struct DrainArgs {
 
 /// The path for a daemon whose working directory is another one.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    if is_uri(path) {
-        return Ok(path.to_owned());
-    }
-    std::path::absolute(path)
+    ubcache_daemon::backing::absolute(path)
         .map_err(|error| Failure::could_not_run(path, format_args!("not a usable path: {error}")))
 }
 

@@ -5,6 +5,7 @@
 //! with `./` before it.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -65,6 +66,21 @@ pub fn is_same_uri(one: &Path, other: &Path) -> bool {
             (Ok(one), Ok(other)) => one == other,
             _ => one == other,
         }
+}
+
+/// The name for a process whose working directory is another one.
+///
+/// # Errors
+/// The working directory is not known.
+pub fn absolute(name: &Path) -> io::Result<PathBuf> {
+    match BackingName::parse(name) {
+        Ok(BackingName::Nbd(NbdExport { server: NbdServer::Unix(socket), export })) => {
+            let server = NbdServer::Unix(std::path::absolute(socket)?);
+            Ok(NbdExport { server, export }.to_string().into())
+        }
+        Ok(BackingName::Path(path)) => std::path::absolute(path),
+        Ok(BackingName::Nbd(_)) | Err(_) => Ok(name.to_owned()),
+    }
 }
 
 impl BackingName {
@@ -259,6 +275,17 @@ mod tests {
             assert_eq!(found, NbdExport { server, export: export.into() }, "{text}");
             assert_eq!(nbd(&found.to_string()), found, "{found}");
         }
+    }
+
+    #[test]
+    fn sockets_are_named_from_the_root_for_other_processes() {
+        let here = std::env::current_dir().expect("a directory");
+        let name = absolute(Path::new("nbd+unix:///d?socket=s")).expect("a name");
+        let socket = here.join("s");
+        assert_eq!(nbd(name.to_str().expect("text")).server, NbdServer::Unix(socket));
+        let name = Path::new("nbd://host/disk");
+        assert_eq!(absolute(name).expect("a name"), name);
+        assert_eq!(absolute(Path::new("disk")).expect("a name"), here.join("disk"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use ubcache_env::Nanos;
 use ubcache_env::erased::AnyDevice;
 use ubcache_host::{HostDisk, HostEnv};
 
-pub use self::address::{BackingName, is_same_uri, is_uri};
+pub use self::address::{BackingName, absolute, is_same_uri, is_uri};
 use self::nbd::NbdDisk;
 use crate::failure::Failure;
 

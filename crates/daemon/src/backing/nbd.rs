@@ -43,11 +43,12 @@ impl NbdDisk {
             HostConnect { env: env.clone(), to: to.server.clone(), last: last_error.clone() };
         let mut options = RemoteOptions::default();
         match purpose {
-            Purpose::Look | Purpose::Change => {
+            Purpose::Look => {
                 options.connections = 1;
                 options.deadline = LOOK_TIMEOUT;
                 options.patience = Nanos(0);
             }
+            Purpose::Change => options.connections = 1,
             Purpose::Serve => {
                 let (state, name) = (state.clone(), name.display().to_string());
                 options.fence = LATE_WRITES_END;

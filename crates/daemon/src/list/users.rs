@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ubcache_host::sysfs_directory;
 
 use super::listed::{DeviceUser, ListProblem, ListedDevice};
+use crate::backing::{is_same_uri, is_uri};
 use crate::control::{denied, find_sockets, report};
 use crate::served::report::SetReport;
 
@@ -56,6 +57,13 @@ impl Daemons {
 
     /// User of a device.
     pub(super) fn user_of(&self, path: &Path, device: &ListedDevice) -> Option<DeviceUser> {
+        if is_uri(path) {
+            let has = |set: &SetReport| {
+                paths(set).any(|(served, _)| is_same_uri(Path::new(served), path))
+            };
+            let daemon = self.0.iter().find(|(_, sets)| sets.iter().any(has));
+            return daemon.map(|(socket, _)| DeviceUser::Ubcache { control: socket.clone() });
+        }
         let metadata = fs::metadata(path).ok()?;
         let has = |set: &SetReport| {
             paths(set).any(|(served, uuid)| match Path::new(served) {

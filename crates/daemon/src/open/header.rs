@@ -16,7 +16,7 @@ use ubcache_format::{
 
 use ubcache_host::{HostFile, OpenOptions as HostOptions, PageCache};
 
-use crate::backing::BackingName;
+use crate::backing::{BackingName, absolute, is_uri};
 use crate::failure::Failure;
 use crate::open::preconditions::start_io;
 use crate::open::superblock::{
@@ -69,9 +69,12 @@ fn all_headers() -> Vec<PathBuf> {
 /// Words by which the machine knows a disk again: the path of a file; of a block device what its
 /// driver calls unique; the URI of a remote one. Empty if there is nothing of that kind.
 pub fn identity(path: &Path) -> String {
-    match BackingName::parse(path) {
-        Ok(BackingName::Nbd(export)) => return export.to_string(),
-        Ok(BackingName::Path(_)) | Err(_) => {}
+    if is_uri(path) {
+        let uri = absolute(path).unwrap_or_else(|_| path.to_owned());
+        return match BackingName::parse(&uri) {
+            Ok(BackingName::Nbd(export)) => export.to_string(),
+            Ok(BackingName::Path(_)) | Err(_) => String::new(),
+        };
     }
     let Ok(metadata) = fs::metadata(path) else { return String::new() };
     if !metadata.file_type().is_block_device() {

@@ -8,8 +8,8 @@ use ubcache_engine::{
     AttachOptions, AttributeError, CacheSet, CacheUse, CachedVolume, Choice, EngineError,
     FormerRun, Replayed, ServedVolume, SetOptions, TakenOver,
 };
-use ubcache_env::KeptMemory;
 use ubcache_env::local::{Event, Lock};
+use ubcache_env::{KeptMemory, Nanos};
 use ubcache_format::BackingState;
 use ubcache_host::{HostDisk, HostFile};
 use ubcache_nbd::Exports;
@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::open::precheck::{Down, Member, Members, dirty_without_cache, make_for};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
-use crate::served::backing::{Backing, open_backing, say_witness};
+use crate::served::backing::{Backing, open_backing, say_witness, wait_for_late_writes};
 use crate::served::cache::{set_options, without_cache};
 use crate::served::daemon::{Daemon, Served};
 use crate::served::kept::{kept_memory, say_kept};
@@ -83,8 +83,12 @@ pub(super) async fn open<W: World>(
         return refuse(&set, why).await;
     }
     let is_remote = |(_, backing): &(&Member, Backing)| backing.remote.is_some();
-    if inherited.is_none() && opened.iter().any(is_remote) {
-        wait_for_late_writes(world, &set).await;
+    let late_writes_end = match inherited {
+        Some(_) => Nanos(0),
+        None => end_of_late_writes(world, &set),
+    };
+    if opened.iter().any(is_remote) {
+        wait_for_late_writes(world, late_writes_end).await;
     }
     let mut volumes = Vec::new();
     for (((member, backing), name), choice) in opened.into_iter().zip(names).zip(choices) {
@@ -164,6 +168,7 @@ pub(super) async fn open<W: World>(
         down: RefCell::new(down),
         cache_path: RefCell::new(members.cache_path.clone()),
         cache_handle: RefCell::new(cache_handle),
+        late_writes_end,
         no_cache: RefCell::new(no_cache),
         kept_directory,
         exports,
@@ -249,20 +254,12 @@ async fn open_set<W: World>(
     }
 }
 
-/// Waits, after a run that did not end with a clean stop, until no server carries out a write of
-/// that run any more: it would land over newer data.
-async fn wait_for_late_writes<W: World>(world: &W, set: &CacheSet<W>) {
+/// Time until which a server may carry out a write of the run before, if that did not end with a
+/// clean stop: it would land over newer data.
+fn end_of_late_writes<W: World>(world: &W, set: &CacheSet<W>) -> Nanos {
     let Replayed { entries, records } = set.replayed();
-    if entries <= 1 && records == 0 {
-        return;
-    }
-    let time = LATE_WRITES_END;
-    tracing::info!(
-        seconds = time.as_millis() / 1000,
-        "the last run did not end with a clean stop: waiting until no server of a remote disk can \
-         still carry out a write of it"
-    );
-    world.sleep(time).await;
+    let was_clean = entries <= 1 && records == 0;
+    if was_clean { Nanos(0) } else { world.now().after(LATE_WRITES_END) }
 }
 
 /// Checks all choices before any disk is changed. Any other error concerns one disk alone.

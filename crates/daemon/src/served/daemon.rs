@@ -10,6 +10,7 @@ use ubcache_engine::{
     AttributeError, CacheSet, CachedVolume, EngineError, Exported, FlashVolume, ServedVolume,
     VolumeState,
 };
+use ubcache_env::Nanos;
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
 use ubcache_host::HostDisk;
@@ -52,6 +53,8 @@ pub struct Daemon<W: World> {
     pub(crate) cache_path: RefCell<PathBuf>,
     /// The cache device, for the copies of headers on it.
     pub(crate) cache_handle: RefCell<Option<Rc<HostDisk>>>,
+    /// Time until which a server may carry out a write of the run before.
+    pub(crate) late_writes_end: Nanos,
     /// Reason why there is no cache.
     pub(crate) no_cache: RefCell<Option<String>>,
     /// The place of the kept memory of its sets, if there is one.

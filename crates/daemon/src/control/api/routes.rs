@@ -20,6 +20,7 @@ use super::forms::{
 use super::settings::{Settings, Value};
 use super::stream::Connection;
 use super::{openapi, page};
+use crate::backing::is_uri;
 use crate::control::mailbox::{Answer, Reply};
 use crate::control::process::ProcessRequest;
 use crate::control::refusal::{Kind, Refusal};
@@ -166,7 +167,7 @@ fn named(key: &str, answer: Answer) -> Given {
 
 /// A path that means the same to the daemon, whose working directory is another one.
 fn rooted(path: PathBuf) -> Result<PathBuf, Refusal> {
-    match path.is_absolute() {
+    match path.is_absolute() || is_uri(&path) {
         true => Ok(path),
         false => Err(Refusal::new(Kind::Unfit, "a path that does not begin at the root")
             .found(path.display())

@@ -1,0 +1,418 @@
+//! Backing devices behind NBD servers: nbdkit and qemu-nbd serve files, and a set serves those.
+//! Servers are killed under load, and servers whose exports are no disks are refused.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{
+    Daemon, Guard, NO_BYPASS, STAYS_DIRTY, each_io, have, make_set, must, names_in, pseudo_random,
+    scratch, serve_command, sha256_of, sparse, text, tool, ubcache,
+};
+
+const MIB: u64 = 1 << 20;
+/// Sector 16, where the data of a disk begins.
+const DATA_AT: u64 = 8192;
+
+/// A server at a unix socket, which ends with its test.
+struct Server {
+    guard: Guard,
+    socket: PathBuf,
+    export: &'static str,
+}
+
+impl Server {
+    fn start(mut command: Command, socket: PathBuf, export: &'static str) -> Server {
+        // One that was killed leaves its socket behind.
+        let _ = std::fs::remove_file(&socket);
+        let child = command.stdin(Stdio::null()).spawn().expect("the server runs");
+        let mut guard = Guard(child);
+        while !socket.exists() {
+            let ended = guard.0.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "{command:?}: {ended:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Server { guard, socket, export }
+    }
+
+    fn nbdkit(directory: &Path, arguments: &[&str]) -> Server {
+        let socket = directory.join("server.sock");
+        let mut command = tool("nbdkit");
+        command.args(["-f", "-U", text(&socket)]).args(arguments);
+        Server::start(command, socket, "")
+    }
+
+    fn file(directory: &Path, disk: &Path) -> Server {
+        Server::nbdkit(directory, &["file", text(disk)])
+    }
+
+    fn qemu_nbd(directory: &Path, disk: &Path) -> Server {
+        let socket = directory.join("server.sock");
+        let mut command = tool("qemu-nbd");
+        command.args(["-t", "-e", "16", "-f", "raw", "--cache=none", "-x", "a disk"]);
+        command.arg("-k").arg(&socket).arg(disk);
+        Server::start(command, socket, "a%20disk")
+    }
+
+    fn uri(&self) -> PathBuf {
+        format!("nbd+unix:///{}?socket={}", self.export, self.socket.display()).into()
+    }
+
+    /// `kill -9`.
+    fn kill(&mut self) {
+        self.guard.0.kill().expect("a child can be killed");
+        self.guard.0.wait().expect("a child can be waited for");
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn run(command: &mut Command) -> String {
+    said(&command.output().expect("ubcache runs"))
+}
+
+fn volume(daemon: &Daemon) -> Value {
+    daemon.status()["sets"][0]["volumes"][0].clone()
+}
+
+/// Waits until the connection to the disk is in a state.
+fn wait_for_connection(daemon: &Daemon, state: &str) -> Value {
+    loop {
+        let connection = volume(daemon)["backing"]["connection"].clone();
+        if connection["state"] == state {
+            return connection;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Makes a set of a cache file and a remote disk.
+fn make(directory: &Path, uri: &Path, extra: &[&str]) -> PathBuf {
+    let cache = directory.join("cache.img");
+    let mut make = ubcache();
+    make.args(["make", "--size", "64M", "--bucket", "64k", "--label", "data"]).args(extra);
+    must(make.arg("-C").arg(&cache).arg("-B").arg(uri));
+    cache
+}
+
+fn write_and_compare(io: &str, directory: &Path, disk: &Path, server: &Server) {
+    let uri = server.uri();
+    let cache = make(directory, &uri, &["--writeback"]);
+    let shown = must(ubcache().arg("show").arg(&uri));
+    assert!(shown.contains("backing device") && shown.contains("data"), "{shown}");
+    let listed = must(ubcache().args(["list", "--json"]).args([&cache, &uri]));
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed["devices"][1]["kind"], "remote", "{listed}");
+    assert_eq!(listed["devices"][1]["path"], text(&uri), "{listed}");
+    let unmake = must(ubcache().arg("unmake").arg(&uri));
+    assert!(unmake.contains("byte 8192"), "{unmake}");
+
+    let daemon = Daemon::start(io, directory, &cache, std::slice::from_ref(&uri), &STAYS_DIRTY);
+    let mut content = vec![0; 4 * MIB as usize];
+    pseudo_random(7, &mut content);
+    let mut client = daemon.client("data");
+    for (at, piece) in (0..).step_by(65_536).zip(content.chunks(65_536)) {
+        client.write(at, piece, false).expect("a write");
+    }
+    client.flush().expect("a flush");
+    let mut read = vec![0; content.len()];
+    client.read(0, &mut read).expect("a read");
+    assert!(read == content);
+    assert!(daemon.number(0, "/dirty_bytes") == 4 * MIB, "{}", daemon.status());
+    let backing = &volume(&daemon)["backing"];
+    assert_eq!(backing["path"], text(&uri));
+    assert_eq!(backing["connection"]["state"], "connected", "{backing}");
+    assert_eq!(backing["connection"]["reconnects"], 0, "{backing}");
+    daemon.set("writeback_running=1");
+    must(ubcache().args(["drain", "--wait", "--control"]).arg(&daemon.control));
+    drop(client);
+    daemon.stop();
+    let file = File::open(disk).expect("the disk");
+    file.read_exact_at(&mut read, DATA_AT).expect("data");
+    assert!(read == content, "the file of the server has something else");
+
+    // The next run finds it clean, and hits.
+    let daemon = Daemon::start(io, directory, &cache, &[uri], &NO_BYPASS);
+    daemon.client("data").read(0, &mut read).expect("a read");
+    assert!(read == content);
+    daemon.stop();
+}
+
+#[test]
+fn written_data_is_on_the_disk_of_the_server_behind_the_superblock() {
+    const TEST: &str = "written_data_is_on_the_disk_of_the_server_behind_the_superblock";
+    if !have(TEST, &["nbdkit", "qemu-nbd"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        let disk = directory.join("disk.img");
+        sparse(&disk, 64 * MIB);
+        write_and_compare(io, directory, &disk, &Server::file(directory, &disk));
+        sparse(&disk, 64 * MIB);
+        std::fs::remove_file(directory.join("cache.img")).expect("the cache");
+        write_and_compare(io, directory, &disk, &Server::qemu_nbd(directory, &disk));
+    });
+}
+
+#[test]
+fn an_adopted_remote_file_system_is_used_and_given_back() {
+    const TEST: &str = "an_adopted_remote_file_system_is_used_and_given_back";
+    if !have(TEST, &["nbdkit", "mkfs.ext4", "e2fsck", "debugfs"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        let (disk, copy) = (directory.join("disk.img"), directory.join("copy.img"));
+        let (files, headers) = (directory.join("files"), directory.join("headers"));
+        std::fs::create_dir(&files).expect("a directory");
+        let mut content = vec![0; MIB as usize];
+        pseudo_random(1, &mut content);
+        std::fs::write(files.join("file"), &content).expect("a file");
+        sparse(&disk, 64 * MIB);
+        must(tool("mkfs.ext4").args(["-q", "-F", "-d", text(&files)]).arg(&disk));
+        std::fs::copy(&disk, &copy).expect("a copy");
+        let server = Server::file(directory, &disk);
+        let (uri, cache) = (server.uri(), directory.join("cache.img"));
+        let of_headers = |command: &str| {
+            let mut ubcache = ubcache();
+            ubcache.env("UBCACHE_HEADERS", &headers).arg(command);
+            ubcache
+        };
+        let mut adopt = of_headers("make");
+        adopt.args(["--size", "64M", "--bucket", "64k", "--label", "data", "-C"]).arg(&cache);
+        must(adopt.arg("--adopt").arg(&uri));
+        assert_eq!(sha256_of(&disk), sha256_of(&copy), "not one byte is changed");
+        assert_eq!(names_in(&headers).len(), 1);
+        let again = run(of_headers("make").arg("--adopt").arg(&uri));
+        assert!(again.contains("adopted already"), "{again}");
+
+        // The same changes, to the disk by way of the cache and to a copy of it.
+        let (mut command, socket, control, log) =
+            serve_command(io, directory, &cache, std::slice::from_ref(&uri), &STAYS_DIRTY);
+        command.env("UBCACHE_HEADERS", &headers);
+        let daemon = Daemon::try_start_command((command, socket, control, log));
+        let daemon = daemon.unwrap_or_else(|(_, said)| panic!("serve: {said}"));
+        let old = std::fs::read(&copy).expect("the copy");
+        let write = format!("write {} new", files.join("file").display());
+        must(tool("debugfs").args(["-w", "-R", &write]).arg(&copy));
+        let new = std::fs::read(&copy).expect("the copy");
+        let mut client = daemon.client("data");
+        let blocks = new.chunks(4096).zip(old.chunks(4096));
+        for (at, (new, old)) in (0..).step_by(4096).zip(blocks) {
+            if new != old {
+                client.write(at, new, false).expect("a write");
+            }
+        }
+        client.flush().expect("a flush");
+        drop(client);
+        daemon.stop();
+        assert_ne!(sha256_of(&disk), sha256_of(&copy), "what is dirty is in the cache");
+        let released = must(of_headers("release").arg(&uri).arg("-C").arg(&cache));
+        assert!(released.contains("released"), "{released}");
+        assert!(names_in(&headers).is_empty());
+        must(tool("e2fsck").arg("-fn").arg(&disk));
+        assert_eq!(sha256_of(&disk), sha256_of(&copy));
+        let out = directory.join("out");
+        let dump = format!("dump new {}", out.display());
+        must(tool("debugfs").args(["-R", &dump]).arg(&disk));
+        assert!(std::fs::read(&out).expect("a file") == content);
+    });
+}
+
+#[test]
+fn clients_of_a_server_that_is_killed_and_started_again_see_a_pause() {
+    const TEST: &str = "clients_of_a_server_that_is_killed_and_started_again_see_a_pause";
+    if !have(TEST, &["nbdkit"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        let disk = directory.join("disk.img");
+        sparse(&disk, 64 * MIB);
+        let mut server = Server::file(directory, &disk);
+        let uri = server.uri();
+        let cache = make(directory, &uri, &[]);
+        let daemon = Daemon::start(io, directory, &cache, &[uri], &NO_BYPASS);
+        let stop = AtomicBool::new(false);
+        let written = std::thread::scope(|scope| {
+            let (daemon, stop) = (&daemon, &stop);
+            let writer = scope.spawn(move || {
+                let mut client = daemon.client("data");
+                let (mut block, mut read) = (vec![0; 4096], vec![0; 4096]);
+                let mut blocks = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let at = blocks % 8192 * 4096;
+                    pseudo_random(blocks, &mut block);
+                    client.write(at, &block, false).expect("a write");
+                    client.read(at, &mut read).expect("a read");
+                    assert!(read == block, "block {blocks}");
+                    blocks += 1;
+                    if blocks % 64 == 0 {
+                        client.flush().expect("a flush");
+                    }
+                }
+                client.flush().expect("a flush");
+                blocks
+            });
+            for round in 1..=2 {
+                server.kill();
+                wait_for_connection(daemon, "lost");
+                let (_, table) = daemon.look(&[]);
+                assert!(table.contains("has no connection to"), "{table}");
+                server = Server::file(directory, &disk);
+                let connection = wait_for_connection(daemon, "connected");
+                assert_eq!(connection["reconnects"], round, "{connection}");
+            }
+            stop.store(true, Ordering::Relaxed);
+            writer.join().expect("no client has an error")
+        });
+        assert!(written > 0);
+        assert_eq!(daemon.number(0, "/backing/errors"), 0, "{}", daemon.status());
+        daemon.stop();
+        let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+        let lines = |word: &str| log.lines().filter(|line| line.contains(word)).count();
+        assert_eq!((lines("connection lost"), lines("connected again")), (2, 2), "{log}");
+        // The mode is writethrough: the newest of each block is on the disk.
+        let file = File::open(&disk).expect("the disk");
+        let (mut block, mut found) = (vec![0; 4096], vec![0; 4096]);
+        for number in written.saturating_sub(8192)..written {
+            pseudo_random(number, &mut block);
+            let at = DATA_AT + number % 8192 * 4096;
+            file.read_exact_at(&mut found, at).expect("data");
+            assert!(found == block, "block {number} of {written}");
+        }
+        drop(server);
+    });
+}
+
+#[test]
+fn a_disk_whose_server_is_not_there_at_the_start_is_taken_up_later() {
+    const TEST: &str = "a_disk_whose_server_is_not_there_at_the_start_is_taken_up_later";
+    if !have(TEST, &["nbdkit"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        let (cache, mut disks) = make_set(directory, &[16], &[]);
+        let disk = directory.join("remote.img");
+        sparse(&disk, 16 * MIB);
+        let server = Server::file(directory, &disk);
+        let uri = server.uri();
+        must(ubcache().args(["make", "-B"]).arg(&uri));
+        drop(server);
+        let named = PathBuf::from(format!("far={}", uri.display()));
+        disks.push(named);
+        let daemon = Daemon::start(io, directory, &cache, &disks, &[]);
+        let down = daemon.status()["sets"][0]["down"][0].clone();
+        assert_eq!((&down["name"], &down["path"]), (&"far".into(), &text(&uri).into()), "{down}");
+        let why = down["why"].as_str().expect("a reason");
+        assert!(why.contains("the server can't be reached"), "{why}");
+        let server = Server::file(directory, &disk);
+        while daemon.status()["sets"][0]["down"] != Value::Array(Vec::new()) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        daemon.client("far").write(0, &[7; 4096], true).expect("a write");
+        let twice =
+            run(ubcache().args(["add", "-B"]).arg(&uri).arg("--control").arg(&daemon.control));
+        assert!(twice.contains("is served already, as \"far\""), "{twice}");
+        must(ubcache().args(["remove", "far", "--control"]).arg(&daemon.control));
+        must(ubcache().args(["add", "-B"]).arg(&disks[1]).arg("--control").arg(&daemon.control));
+        let mut found = [0; 4096];
+        daemon.client("far").read(0, &mut found).expect("a read");
+        assert!(found == [7; 4096]);
+        daemon.stop();
+        drop(server);
+    });
+}
+
+/// Refusal of a `make` on an export; `serve` of it is not tried, as nothing can be made there.
+fn refused(uri: &str) -> String {
+    let output = ubcache().args(["make", "-B", uri]).output().expect("ubcache runs");
+    assert!(!output.status.success(), "{uri}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(uri), "{said}");
+    said
+}
+
+fn expect_words(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "\"{word}\" is missing: {said}");
+    }
+}
+
+#[test]
+fn exports_that_are_no_disks_are_refused_with_the_reason() {
+    const TEST: &str = "exports_that_are_no_disks_are_refused_with_the_reason";
+    if !have(TEST, &["nbdkit", "qemu-nbd"]) {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let nbdkit = |arguments: &[&str]| {
+        let server = Server::nbdkit(directory, arguments);
+        (refused(text(&server.uri())), server)
+    };
+    let (said, _) = nbdkit(&["-r", "memory", "64M"]);
+    expect_words(&said, &["the export is read-only", "without --read-only"]);
+    let (said, _) = nbdkit(&["memory", "1000001"]);
+    expect_words(&said, &["not a whole number of blocks", "1000001 bytes", "a multiple of 512"]);
+    let (said, _) = nbdkit(&[
+        "eval",
+        "get_size=echo 67108864",
+        "pread=dd if=/dev/zero count=$3 iflag=count_bytes",
+        "pwrite=cat >/dev/null",
+    ]);
+    expect_words(&said, &["the server can't flush", "NBD_CMD_FLUSH"]);
+    let (said, _) = nbdkit(&["memory", "4096"]);
+    expect_words(&said, &["too small for a backing device"]);
+}
+
+#[test]
+fn servers_that_are_not_there_are_named() {
+    const TEST: &str = "servers_that_are_not_there_are_named";
+    if !have(TEST, &["qemu-nbd"]) {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let disk = directory.join("disk.img");
+    sparse(&disk, 16 * MIB);
+    let mut server = Server::qemu_nbd(directory, &disk);
+    let other = format!("nbd+unix:///other?socket={}", server.socket.display());
+    expect_words(&refused(&other), &["does not give this export", "\"other\"", "nbdinfo --list"]);
+    server.kill();
+    // The socket is still there.
+    let socket = directory.join("server.sock");
+    expect_words(&refused(&other), &["the server can't be reached", "no server listens there"]);
+    std::fs::remove_file(&socket).expect("the socket");
+    expect_words(&refused(&other), &["the server can't be reached", "No such file"]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let free = port.local_addr().expect("an address").port();
+    drop(port);
+    let uri = format!("nbd://127.0.0.1:{free}/disk");
+    expect_words(&refused(&uri), &["the server can't be reached", "no server listens there"]);
+    expect_words(
+        &refused("nbd://no-such-host.invalid/disk"),
+        &["no-such-host.invalid is not known"],
+    );
+    expect_words(&refused("nbds://localhost/disk"), &["encrypted backing devices"]);
+    expect_words(&refused("nbd://localhost:x/disk"), &["the port \"x\""]);
+    let (cache, disks) = make_set(directory, &[16], &[]);
+    let serve = |arguments: &[&str]| run(ubcache().arg("serve").args(arguments));
+    let said = serve(&["-C", &other, "-B", text(&disks[0])]);
+    expect_words(&said, &["a cache device can't be behind a network"]);
+    // It is the only disk.
+    let said = serve(&["-C", text(&cache), "-B", &other]);
+    expect_words(&said, &["the server can't be reached"]);
+    let said = serve(&["-C", text(&cache), "-B", text(&disks[0]), "-B", "nbd+unix:///x"]);
+    expect_words(&said, &["not the URI of an NBD export", "no socket"]);
+}
