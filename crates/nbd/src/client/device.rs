@@ -45,7 +45,19 @@ impl<E: Env, C: Connect> RemoteDisk<E, C> {
 
     /// Starts a request that changes something, when no other one is over it.
     async fn start_change(&self, ask: Ask, range: SectorRange) -> Rc<Request> {
-        self.shared.landing.claim(range).await;
+        loop {
+            self.shared.landing.claim(range).await;
+            // A copy that was written again would undo the trim.
+            if !matches!(ask, Ask::Trim) || !self.shared.kept.borrow().overlaps(range) {
+                break;
+            }
+            self.shared.landing.release(range);
+            if self.shared.flush_for_itself().await.is_err() {
+                // The trim fails as well, or nothing is kept any more.
+                self.shared.landing.claim(range).await;
+                break;
+            }
+        }
         self.start(Request::new(ask, range, self.shared.env.now()))
     }
 
@@ -121,7 +133,9 @@ impl<E: Env, C: Connect> RemoteDisk<E, C> {
         self.check_change(range)?;
         let export = &self.shared.export;
         if export.has(transmission::SEND_WRITE_ZEROES) {
-            return self.change(range, export.span_max(), |_| Ask::Zeroes { holes }).await;
+            return self
+                .change(range, export.span_max(), |_| Ask::Zeroes { holes, fast: false })
+                .await;
         }
         let zeroes = |part: SectorRange| Ask::Write {
             data: IoVec::zeroes(part.bytes() as usize),
@@ -186,7 +200,15 @@ impl<E: Env, C: Connect> Device for RemoteDisk<E, C> {
         if !self.limits().discard {
             return Err(IoError::NotSupported);
         }
-        self.change(range, self.shared.export.span_max(), |_| Ask::Trim).await
+        let most = self.shared.export.span_max();
+        if !self.shared.export.has_fast_zeroes() {
+            return self.change(range, most, |_| Ask::Trim).await;
+        }
+        match self.change(range, most, |_| Ask::Zeroes { holes: true, fast: true }).await {
+            // The server would have to write them: no discard is worth that.
+            Err(IoError::NotSupported) => Ok(()),
+            result => result,
+        }
     }
 
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {

@@ -31,6 +31,11 @@ impl Export {
         self.flags & flag != 0
     }
 
+    /// Returns true if a discard can be a write of zeroes, whose result is known.
+    pub fn has_fast_zeroes(&self) -> bool {
+        self.has(transmission::SEND_WRITE_ZEROES) && self.has(transmission::SEND_FAST_ZERO)
+    }
+
     /// Returns true if a write can be durable by itself.
     pub fn has_fua(&self) -> bool {
         self.has(transmission::SEND_FUA)
@@ -63,7 +68,8 @@ impl Export {
             logical_block_bytes: self.block(),
             max_transfer_bytes: self.payload_max() as u32,
             volatile_cache: self.is_volatile(),
-            discard: self.has(transmission::SEND_TRIM) && !self.has(transmission::READ_ONLY),
+            discard: !self.has(transmission::READ_ONLY)
+                && (self.has(transmission::SEND_TRIM) || self.has_fast_zeroes()),
         }
     }
 
@@ -97,12 +103,13 @@ impl Export {
         if u64::from(self.maximum) < former.payload_max() {
             return changed("a largest request of", &self.maximum, &former.payload_max());
         }
-        const ABILITIES: [(u16, &str); 6] = [
+        const ABILITIES: [(u16, &str); 7] = [
             (transmission::READ_ONLY, "read-only"),
             (transmission::SEND_FLUSH, "flush"),
             (transmission::SEND_FUA, "FUA"),
             (transmission::SEND_TRIM, "trim"),
             (transmission::SEND_WRITE_ZEROES, "write zeroes"),
+            (transmission::SEND_FAST_ZERO, "fast zeroes"),
             (transmission::CAN_MULTI_CONN, "multi-conn"),
         ];
         for (flag, what) in ABILITIES {

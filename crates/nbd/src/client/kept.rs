@@ -15,7 +15,6 @@ const BARE_MAX: usize = 4096;
 pub(super) enum Content {
     Data(IoVec),
     Zeroes { holes: bool },
-    Trim,
 }
 
 struct Copy {
@@ -51,6 +50,12 @@ impl Kept {
 
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Returns true if something of the range may be lost.
+    pub fn overlaps(&self, range: SectorRange) -> bool {
+        let before = self.copies.range(..range.end.0).next_back();
+        self.bare.overlaps(range) || before.is_some_and(|(_, copy)| copy.end > range.start.0)
     }
 
     /// Returns true if a flush should make room.

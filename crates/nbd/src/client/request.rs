@@ -15,7 +15,7 @@ use crate::proto::{Command, StatusExtent};
 pub(super) enum Ask {
     Read,
     Write { data: IoVec, fua: bool },
-    Zeroes { holes: bool },
+    Zeroes { holes: bool, fast: bool },
     Trim,
     Flush,
     Status,
@@ -102,8 +102,10 @@ impl Request {
                 let sent = *fua && export.has(transmission::SEND_FUA);
                 (Command::Write, if sent { cmd_flag::FUA } else { 0 })
             }
-            Ask::Zeroes { holes } => {
-                (Command::WriteZeroes, if *holes { 0 } else { cmd_flag::NO_HOLE })
+            Ask::Zeroes { holes, fast } => {
+                let hole = if *holes { 0 } else { cmd_flag::NO_HOLE };
+                let fast = if *fast { cmd_flag::FAST_ZERO } else { 0 };
+                (Command::WriteZeroes, hole | fast)
             }
             Ask::Trim => (Command::Trim, 0),
             Ask::Flush => (Command::Flush, 0),
@@ -138,8 +140,10 @@ impl Request {
     }
 }
 
+/// The server has not done it, and can't.
+pub(super) const ENOTSUP: i32 = 95;
+
 /// The error of the device for an error number of the server.
 pub(super) fn error_of(errno: i32) -> IoError {
-    const ENOTSUP: i32 = 95;
     if errno == ENOTSUP { IoError::NotSupported } else { IoError::Os(errno) }
 }

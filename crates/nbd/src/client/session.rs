@@ -151,8 +151,7 @@ impl<E: Env, C: Connect> Shared<E, C> {
             urgent.extend(copies.into_iter().map(|(range, content)| {
                 let ask = match content {
                     Content::Data(data) => Ask::Write { data, fua: false },
-                    Content::Zeroes { holes } => Ask::Zeroes { holes },
-                    Content::Trim => Ask::Trim,
+                    Content::Zeroes { holes } => Ask::Zeroes { holes, fast: false },
                 };
                 Rc::new(Request { replay: true, ..Request::new(ask, range, self.env.now()) })
             }));
@@ -268,6 +267,10 @@ impl<E: Env, C: Connect> Shared<E, C> {
                     request.fence.set(Some(fence));
                 }
                 if request.replay {
+                    continue;
+                }
+                if matches!(request.ask, Ask::Trim) {
+                    self.settle_trim(&request);
                     continue;
                 }
                 let waits = self.again.borrow().iter().any(|other| Rc::ptr_eq(other, &request));

@@ -11,7 +11,7 @@ use super::export::Export;
 use super::fence::Landing;
 use super::kept::{Content, Kept};
 use super::link::{Link, Reason};
-use super::request::{Ask, Request, error_of};
+use super::request::{Ask, ENOTSUP, Request, error_of};
 use super::{Connect, RemoteEvent, RemoteOptions};
 
 const EIO: i32 = 5;
@@ -249,7 +249,11 @@ impl<E: Env, C: Connect> Shared<E, C> {
                 self.kept.borrow_mut().flush_failed();
                 self.finish(request, Err(error_of(errno)));
             }
+            (Ask::Zeroes { fast: true, .. }, Some(ENOTSUP)) => {
+                self.finish(request, Err(IoError::NotSupported));
+            }
             (_, Some(errno)) => self.fail(request, error_of(errno)),
+            (Ask::Trim, None) => self.settle_trim(request),
             (_, None) => {
                 if request.changes() {
                     self.write_answered(request);
@@ -271,8 +275,8 @@ impl<E: Env, C: Connect> Shared<E, C> {
         }
         let content = match &request.ask {
             Ask::Write { data, .. } => Content::Data(data.clone()),
-            Ask::Zeroes { holes } => Content::Zeroes { holes: *holes },
-            _ => Content::Trim,
+            Ask::Zeroes { holes, .. } => Content::Zeroes { holes: *holes },
+            _ => return,
         };
         kept.answered(request.range, &content);
         if kept.wants_flush() && !self.making_room.replace(true) {
@@ -286,19 +290,45 @@ impl<E: Env, C: Connect> Shared<E, C> {
         let shared = self.clone();
         self.env.spawn(Priority::Background, async move {
             shared.env.mark("remote_flush_makes_room");
-            let failed = shared.flush().await.is_err();
-            // Nobody else would be told.
-            shared.owed.set(shared.owed.get() || failed);
+            let _ = shared.flush_for_itself().await;
             shared.making_room.set(false);
         });
     }
 
-    /// Flushes; fails once if the server may have lost what it had answered.
-    pub async fn flush(self: &Rc<Self>) -> IoResult {
+    /// A trim that was carried out, or that was lost and is not sent again, is answered when it is
+    /// durable and can't land any more. Its result is not known to be the same each time, so no
+    /// later session could repeat it.
+    pub fn settle_trim(self: &Rc<Self>, request: &Rc<Request>) {
+        let (shared, request) = (self.clone(), request.clone());
+        self.env.spawn(Priority::Foreground, async move {
+            if let Some(fence) = request.fence.get() {
+                shared.env.sleep_until(fence).await;
+            }
+            let result = shared.flush_for_itself().await;
+            shared.finish(&request, result);
+        });
+    }
+
+    /// Flushes for a reason of the client. The caller of the next flush is told of an error.
+    pub async fn flush_for_itself(self: &Rc<Self>) -> IoResult {
+        if !self.export.is_volatile() {
+            return Ok(());
+        }
+        let result = self.flush_once().await;
+        self.owed.set(self.owed.get() || result.is_err());
+        result
+    }
+
+    async fn flush_once(self: &Rc<Self>) -> IoResult {
         let request = Rc::new(Request::flush(self.env.now()));
         self.submit(request.clone());
         request.done.wait().await;
-        let result = request.result.take().unwrap_or(Err(IoError::Gone));
+        request.result.take().unwrap_or(Err(IoError::Gone))
+    }
+
+    /// Flushes; fails once if the server may have lost what it had answered.
+    pub async fn flush(self: &Rc<Self>) -> IoResult {
+        let result = self.flush_once().await;
         if self.owed.get() && result.is_ok() {
             // L2: told once.
             self.env.mark("remote_flush_fails_after_loss");
