@@ -8,6 +8,7 @@ use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_format::{BackingState, Uuid};
 
 use super::print;
+use super::unmake::without_superblock;
 
 const AFTER_HELP: &str = "\
 For a disk whose cache is lost, and for one that will be changed without its cache. Afterwards the
@@ -71,14 +72,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let bytes = superblock.encode();
         target.write(SUPERBLOCK_AT, bytes.get(..first).unwrap_or(&bytes))?;
         target.sync()?;
-        let at = superblock.data_offset().bytes();
+        let offset = superblock.data_offset();
         print(&format!(
-            "{}: was {} in set {}, has no cache now\n  its data begins at byte {at}: `losetup \
-             --find --show --offset {at} {}`\n",
+            "{}: was {} in set {}, has no cache now\n  its data begins at byte {}: `{}`\n",
             target.path.display(),
             former.0.super_show_word(),
             former.1,
-            target.path.display()
+            offset.bytes(),
+            without_superblock(&target.path, offset)
         ))?;
     }
     Ok(())

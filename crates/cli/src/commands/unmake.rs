@@ -1,10 +1,12 @@
 //! `ubcache unmake`: the data of a disk with a superblock, without any cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ubcache_daemon::Failure;
+use ubcache_daemon::backing::is_uri;
 use ubcache_daemon::open::superblock::{ExpectedKind, look};
-use ubcache_format::{BackingState, SECTOR_BYTES};
+use ubcache_daemon::shell::shell_word;
+use ubcache_format::{BackingState, SECTOR_BYTES, Sector};
 
 use super::print;
 
@@ -26,6 +28,15 @@ pub struct Args {
     /// The backing device
     #[arg(value_name = "DISK")]
     disk: PathBuf,
+}
+
+/// The command that gives the data of a disk that has a superblock, and no cache.
+pub(super) fn without_superblock(disk: &Path, offset: Sector) -> String {
+    let at = offset.bytes();
+    match disk.to_str().filter(|_| is_uri(disk)) {
+        Some(uri) => format!("nbdkit --filter=offset nbd {} offset={at}", shell_word(uri)),
+        None => format!("losetup --find --show --offset {at} {}", disk.display()),
+    }
 }
 
 /// Runs the command.
@@ -53,6 +64,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "first, so that its cache is void: ubcache recover -C CACHE -B {path} --detach (or, \
              without the cache, ubcache forget-cache {path})\n"
         );
+    }
+    if is_uri(&args.disk) {
+        text += &format!(
+            "data: {sectors} sectors from sector {offset} (byte {}) on\n  {}\n",
+            offset.bytes(),
+            without_superblock(&args.disk, offset)
+        );
+        return print(&text);
     }
     text += &format!(
         "data: {sectors} sectors from sector {offset} (byte {}) on\n  \

@@ -8,9 +8,11 @@ use ubcache_env::{Buf, Device, DeviceLimits, Durability, IoResult, Sector};
 use ubcache_format::SECTOR_BYTES;
 use ubcache_host::Host;
 
-use super::{Purpose, Remote};
+use super::address::is_uri;
+use super::connection::Purpose;
+use super::remote::Remote;
 use crate::failure::Failure;
-use crate::open::preconditions::start_io;
+use crate::open::io::start_io;
 
 /// A remote device that is open. Dropping it ends its use.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ pub(crate) struct BlockingRemote {
 impl BlockingRemote {
     /// Opens a device that is behind a network; `None`: the name is a path of this machine.
     pub(crate) fn open(name: &Path, purpose: Purpose) -> Result<Option<BlockingRemote>, Failure> {
-        if !super::is_uri(name) {
+        if !is_uri(name) {
             return Ok(None);
         }
         let host = start_io()?;

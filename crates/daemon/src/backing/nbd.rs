@@ -10,7 +10,7 @@ use ubcache_host::{HostEnv, HostSocket, SocketError};
 use ubcache_nbd::client::{Connect, OpenFailure, RemoteDisk, RemoteEvent, RemoteOptions};
 
 use super::address::{NbdExport, NbdServer};
-use super::{Connection, ConnectionState, LATE_WRITES_END, Purpose};
+use super::connection::{Connection, ConnectionState, LATE_WRITES_END, Purpose};
 use crate::failure::Failure;
 
 /// Time that a server has for an answer to a command that only looks.

@@ -18,7 +18,7 @@ use ubcache_host::{HostFile, OpenOptions as HostOptions, PageCache};
 
 use crate::backing::{BackingName, absolute, is_uri};
 use crate::failure::Failure;
-use crate::open::preconditions::start_io;
+use crate::open::io::start_io;
 use crate::open::superblock::{
     ExpectedKind, has_superblock, look, not_bcache, parse_bytes, read, too_small,
 };

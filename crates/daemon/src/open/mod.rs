@@ -6,11 +6,13 @@
 //! | [`superblock`] | reading superblocks, and messages about defects in them |
 //! | [`header`] | headers of disks that have no superblock: finding, making, removing them |
 //! | [`probe`] | recognizing file systems and other things of value on a device |
+//! | `io` | the reactor |
 //! | [`precheck`] | the checks that come before any change |
 //! | `preconditions` | the part of a start that needs no device for itself alone |
 //! | `refusal` | messages for refusals of the engine |
 
 pub mod header;
+pub(crate) mod io;
 pub mod precheck;
 pub(crate) mod preconditions;
 pub mod probe;

@@ -1,12 +1,12 @@
-//! The part of a start that needs no device for itself alone: looks at devices and certificates,
-//! and the reactor.
+//! The part of a start that needs no device for itself alone: looks at devices and certificates.
 
 use std::net::SocketAddr;
 
-use ubcache_host::{Host, IoBackend, PassedAddress, PassedSocket};
+use ubcache_host::{PassedAddress, PassedSocket};
 
 use crate::config::{NbdAddress, ServeConfig};
 use crate::failure::Failure;
+use crate::open::io::start_io;
 use crate::open::precheck::{Down, precheck};
 use crate::upgrade::state::State;
 
@@ -21,12 +21,6 @@ pub(crate) fn can_serve(config: &ServeConfig, state: &State) -> Result<(), Failu
         return Err(down.why);
     }
     start_io().map(drop)
-}
-
-/// The reactor, over the way of I/O that this machine has.
-pub(crate) fn start_io() -> Result<Host, Failure> {
-    Host::new(IoBackend::Auto)
-        .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))
 }
 
 /// A TCP port among the sockets of the program before.
