@@ -11,6 +11,7 @@
 //! `bypass_write_race` run the same chapters.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::Rules;
@@ -81,6 +82,7 @@ impl Stage {
             first_cache,
             spare: None,
             replaced: Cell::new(false),
+            servers: BTreeMap::new(),
             kept: None,
             kept_aside: Cell::new(false),
             backing,

@@ -18,7 +18,7 @@ use crate::disk::{SimDisk, Snapshot};
 use crate::driver;
 use crate::executor::SimEnv;
 use crate::inspect::check_disks;
-use crate::memory_invariants::{check_set_view, check_volume};
+use crate::memory_invariants::{check_remote_volume, check_set_view, check_volume};
 use crate::oracle::Violation;
 use crate::plan::{CacheShape, DriverRun, LOSES, Plan, Remedy, SCRUB};
 use crate::rng::{Rng, mix};
@@ -103,7 +103,15 @@ fn backing_of(setup: &Setup) -> impl Iterator<Item = (usize, &SimDisk)> {
 }
 
 /// A backing device as the engine gets it.
-async fn device(setup: &Setup, index: usize, disk: &SimDisk) -> Result<SimDisk, String> {
+async fn device(
+    env: &SimEnv,
+    setup: &Setup,
+    index: usize,
+    disk: &SimDisk,
+) -> Result<SimDisk, String> {
+    if let Some(server) = setup.servers.get(&index) {
+        return server.open(env).await;
+    }
     match setup.plan.is_behind_header(index) {
         true => disk.behind_header().await,
         false => Ok(disk.clone()),
@@ -302,7 +310,7 @@ impl CacheSystem {
         }
         let cache = if value == "stay" { CacheUse::UnlessDetached } else { CacheUse::Cached };
         let options = AttachOptions { name: format!("v{index}"), cache, ..Default::default() };
-        let disk = device(&self.setup, index, &self.setup.backing[index]).await;
+        let disk = device(&self.env, &self.setup, index, &self.setup.backing[index]).await;
         let volume = set.attach(disk.expect("its header was read before"), options).await?;
         exchange.replace(volume);
         Ok(())
@@ -376,7 +384,7 @@ impl System for CacheSystem {
             let choice = setup.word.remedies.borrow().get(&index).map(choice);
             let options =
                 AttachOptions { name: format!("v{index}"), choice, ..AttachOptions::default() };
-            let volume = set.attach(device(&setup, index, disk).await?, options).await;
+            let volume = set.attach(device(&env, &setup, index, disk).await?, options).await;
             use EngineError::{BeyondEnd, DirtyElsewhere, OlderCopy, WouldLose};
             use EngineError::{Resized, WrittenElsewhere};
             if let Err(
@@ -493,10 +501,12 @@ impl System for CacheSystem {
     fn inspect_memory(&self, setup: &Setup) -> Option<Violation> {
         let volumes = self.volumes.iter().zip(&setup.backing);
         let (set, cache) = (self.set(), self.cache.borrow());
-        let mut checks = volumes.map(|(served, backing)| {
+        let mut checks = volumes.enumerate().map(|(index, (served, backing))| {
             let volume = served.current();
             let cache = if set.has(&volume) { &*cache } else { &setup.first_cache };
-            check_volume(&volume.inspect(), cache, backing, Self::DATA_AT)
+            let check =
+                if setup.servers.contains_key(&index) { check_remote_volume } else { check_volume };
+            check(&volume.inspect(), cache, backing, Self::DATA_AT)
         });
         checks.find_map(|violation| violation).or_else(|| check_set_view(&self.set().inspect()))
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use ubcache_nbd::client::ClientRules;
 use ubcache_sim::plan::draw::DrawOptions;
 
 /// Version, marked if this build can break rules of the engine.
@@ -74,6 +75,13 @@ pub struct Cli {
     /// Draw plans without power failures and host restarts
     #[arg(long)]
     pub no_crashes: bool,
+    /// Reach backing devices over the network in every plan that can have it; with --no-faults most
+    /// of them
+    #[arg(long)]
+    pub remotes: bool,
+    /// Break one rule of the client of remote disks: no-fence (L1), no-replay (L2)
+    #[arg(long, value_name = "NAME", value_parser = parse_client_rules)]
+    pub client_mutant: Option<ClientRules>,
     /// Give up when one seed takes longer than this in real time: a loop that never waits
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_time)]
     pub patience: Duration,
@@ -114,7 +122,12 @@ pub enum Subject {
 impl Cli {
     /// Options for drawing plans.
     pub fn draw_options(&self) -> DrawOptions {
-        DrawOptions { ops_max: self.ops.max(1), faults: !self.no_faults, crashes: !self.no_crashes }
+        DrawOptions {
+            ops_max: self.ops.max(1),
+            faults: !self.no_faults,
+            crashes: !self.no_crashes,
+            remotes: self.remotes,
+        }
     }
 
     /// The command line that runs this seed again.
@@ -134,12 +147,25 @@ impl Cli {
         if self.ops != DrawOptions::default().ops_max {
             line += &format!(" --ops {}", self.ops);
         }
-        for (on, flag) in [(self.no_faults, " --no-faults"), (self.no_crashes, " --no-crashes")] {
+        for (on, flag) in [
+            (self.no_faults, " --no-faults"),
+            (self.no_crashes, " --no-crashes"),
+            (self.remotes, " --remotes"),
+        ] {
             if on {
                 line += flag;
             }
         }
         line
+    }
+}
+
+fn parse_client_rules(text: &str) -> Result<ClientRules, String> {
+    let none = ClientRules::default();
+    match text {
+        "no-fence" => Ok(ClientRules { no_fence: true, ..none }),
+        "no-replay" => Ok(ClientRules { no_replay: true, ..none }),
+        other => Err(format!("\"{other}\" is neither no-fence nor no-replay")),
     }
 }
 

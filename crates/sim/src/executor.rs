@@ -378,6 +378,14 @@ impl SimWorld {
         SimEnv { world: self.world.clone(), group: (dead.len() - 1) as u32, buffers }
     }
 
+    /// The environment of a server that is no part of the system under test.
+    pub fn new_server(&self) -> SimEnv {
+        let mut dead = self.world.dead.borrow_mut();
+        dead.push(false);
+        let group = (dead.len() - 1) as u32;
+        SimEnv { world: self.world.clone(), group, buffers: BufPool::default() }
+    }
+
     /// Drops every task of the instance, and keeps it from starting others.
     pub fn kill(&self, instance: &SimEnv) {
         assert!(instance.group != 0, "the test itself is not an instance");

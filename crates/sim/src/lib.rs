@@ -34,6 +34,7 @@
 //! | [`fake_systems`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
 //! | [`marks`] | extremes of load and shape that seeds have to reach |
+//! | [`remote`] | a backing device behind an NBD server that cuts, hangs and dies |
 //! | [`memory_invariants`] | invariants of what a running volume has in memory |
 //! | [`driver`] | a run of the Linux driver between two of the engine |
 //! | [`inspect`] | the offline check over the disks of a run |
@@ -58,6 +59,7 @@ pub mod memory_invariants;
 pub mod oracle;
 mod places;
 pub mod plan;
+pub mod remote;
 pub mod rng;
 pub mod runner;
 pub mod shrink;

@@ -60,6 +60,33 @@ pub fn check_volume(
     })
 }
 
+/// [`check_volume`] where the backing device is the disk of a server. What is in flight there, or
+/// not durable, may be what was carried out twice; and a server that has just lost its power lacks
+/// what its client is about to write again, of which no key has a record.
+pub fn check_remote_volume(
+    view: &VolumeView,
+    cache: &SimDisk,
+    backing: &SimDisk,
+    _data_at: Sector,
+) -> Option<Violation> {
+    if !view.uses_cache {
+        return None;
+    }
+    let mut recorded = view.clone();
+    recorded.copies.retain(|copy| copy.state != CopyState::Unpublished);
+    let checks = [
+        backing_equals(&recorded, cache, backing),
+        one_writer_each(view),
+        no_record_of_unflushed(view),
+        places_are_not_written(view, cache),
+    ];
+    let broken = checks.into_iter().find_map(Result::err)?;
+    Some(Violation {
+        kind: broken.invariant.to_owned(),
+        report: format!("{}\n  {}", broken.invariant, broken.what),
+    })
+}
+
 fn is_clean(copy: &&CachedCopy) -> bool {
     copy.state != CopyState::Dirty
 }

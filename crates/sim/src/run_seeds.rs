@@ -93,7 +93,11 @@ pub fn main(cli: Cli) -> Result<bool, String> {
             }
             lock(&current).insert(seed, clock());
             let verbose = cli.verbose && seeds.end - seeds.start == 1;
-            let outcome = run_seed(&cli, &plan_of(seed), RunOptions { verbose, rules });
+            let outcome = run_seed(
+                &cli,
+                &plan_of(seed),
+                RunOptions { verbose, rules, client_rules: cli.client_mutant.unwrap_or_default() },
+            );
             lock(&current).remove(&seed);
             let mut totals = lock(&totals);
             totals.add(seed, outcome);

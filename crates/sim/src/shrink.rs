@@ -44,6 +44,7 @@ fn size(plan: &Plan) -> usize {
         + plan.controls.len()
         + plan.faults.len()
         + plan.lossy.len()
+        + plan.remotes.iter().map(|remote| 1 + remote.budget as usize).sum::<usize>()
         + plan.hammers.len()
         + plan.hands.len()
         + usize::from(plan.memory.rate > 0)
@@ -138,6 +139,15 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.lossy.remove(at);
             self.try_plan(plan);
         }
+        for at in (0..self.best.remotes.len()).rev() {
+            let mut plan = self.best.clone();
+            plan.remotes.remove(at);
+            if !self.try_plan(plan) && self.best.remotes[at].budget > 1 {
+                let mut plan = self.best.clone();
+                plan.remotes[at].budget -= 1;
+                self.try_plan(plan);
+            }
+        }
         if self.best.memory != Scarcity::default() {
             self.try_plan(Plan { memory: Scarcity::default(), ..self.best.clone() });
         }
@@ -214,6 +224,7 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.hammers.retain(|hammer| (hammer.volume as usize) < volumes);
             plan.hands.retain(|hand| hand.disk <= volumes);
             plan.lossy.retain(|lossy| lossy.disk <= volumes);
+            plan.remotes.retain(|remote| remote.volume < volumes);
             plan.controls.retain(|control| {
                 control.action.volume().is_none_or(|volume| (volume as usize) < volumes)
                     && control.action.broken_disk().is_none_or(|disk| disk <= volumes)

@@ -12,6 +12,7 @@ use crate::disk::{SimDisk, Snapshot};
 use crate::executor::SimEnv;
 use crate::oracle::Violation;
 use crate::plan::{DriverRun, Plan, Remedy};
+use crate::remote::RemoteServer;
 use crate::rng::Rng;
 
 /// The devices of a run and what it is about. Survives crashes.
@@ -28,6 +29,8 @@ pub struct Setup {
     pub replaced: Cell<bool>,
     /// The backing devices, one for each volume.
     pub backing: Vec<SimDisk>,
+    /// Servers of backing devices that are reached over the network, by volume.
+    pub servers: BTreeMap<usize, Rc<RemoteServer>>,
     /// Memory that outlives the process, of the first cache device and of the spare one, if the
     /// plan has any.
     pub kept: Option<[Rc<SimKept>; 2]>,

@@ -54,6 +54,7 @@ fn new_world(block: u32) -> (SimWorld, Rc<Setup>) {
         kept: Default::default(),
         kept_aside: Default::default(),
         backing: vec![backing],
+        servers: Default::default(),
         word: Default::default(),
     };
     (world, Rc::new(setup))

@@ -66,8 +66,9 @@ fn survivors_hold_every_unflushed_version() {
 /// there.
 #[test]
 fn a_clean_sector_that_differs_is_found() {
-    let plan =
-        (0..).map(|seed| draw(seed, DrawOptions { ops_max: 20, faults: false, crashes: false }));
+    let plan = (0..).map(|seed| {
+        draw(seed, DrawOptions { ops_max: 20, faults: false, crashes: false, remotes: false })
+    });
     let plan = plan.take(1000).find(|plan| plan.volumes.len() == 1).expect("a third of them");
     let world = SimWorld::new(WorldConfig::new(plan.seed));
     let block = u64::from(plan.volumes[0].block_sectors);
@@ -90,6 +91,7 @@ fn a_clean_sector_that_differs_is_found() {
         kept: Default::default(),
         kept_aside: Default::default(),
         backing: vec![backing.clone()],
+        servers: Default::default(),
         word: Default::default(),
     });
     CacheSystem::prepare(&setup);

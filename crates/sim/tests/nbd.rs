@@ -7,7 +7,7 @@ use ubcache_sim::plan::{Control, ControlAction, Frontend, NbdShape, Plan};
 use ubcache_sim::{Outcome, RunOptions, System, run_plan};
 
 fn behind_nbd(seed: u64, connections: u32, structured: bool) -> Plan {
-    let mut plan = draw(seed, DrawOptions { ops_max: 150, faults: false, crashes: true });
+    let mut plan = draw(seed, DrawOptions { ops_max: 150, faults: false, ..Default::default() });
     plan.frontend = Frontend::Nbd(NbdShape {
         connections,
         delay_max: ubcache_env::Nanos::from_micros(500),

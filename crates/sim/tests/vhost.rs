@@ -9,7 +9,7 @@ use ubcache_sim::plan::{Control, ControlAction, Frontend, Plan, VhostShape};
 use ubcache_sim::{Outcome, RunOptions, System, run_plan};
 
 fn in_guests(seed: u64) -> Plan {
-    let mut plan = draw(seed, DrawOptions { ops_max: 150, faults: false, crashes: true });
+    let mut plan = draw(seed, DrawOptions { ops_max: 150, faults: false, ..Default::default() });
     plan.frontend = Frontend::Vhost(VhostShape {
         queues: 1 + seed as u16 % 3,
         slots: [1, 2, 16][seed as usize / 3 % 3],

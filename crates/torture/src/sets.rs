@@ -270,6 +270,7 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
         kept: Default::default(),
         kept_aside: Default::default(),
         backing: vec![backing.clone()],
+        servers: Default::default(),
         word: Default::default(),
     };
     let setup = Rc::new(setup);

@@ -71,7 +71,7 @@ impl SimDisk {
         let header = Header::open(part(Sector(0), end), None, "").await;
         let header = header.map_err(|error| error.to_string())?;
         let joined = Joined::new(part(end, Sector(self.limits().sectors)), header);
-        Ok(SimDisk { inner: self.inner.clone(), joined: Some(Rc::new(joined)) })
+        Ok(SimDisk { inner: self.inner.clone(), joined: Some(Rc::new(joined)), remote: None })
     }
 
     /// Puts a header on a new disk, with a witness of what is on it.

@@ -43,6 +43,7 @@ pub use lossy::FlushLoss;
 pub use snapshot::Snapshot;
 
 use crate::executor::{SimWorld, World};
+use crate::remote::Client;
 use crate::rng::Rng;
 use image::{Image, Versioned};
 use io::{Io, IoKind, Wait};
@@ -202,6 +203,8 @@ pub struct SimDisk {
     inner: Rc<Inner>,
     /// The same disk behind a header: see [`SimDisk::behind_header`].
     joined: Option<Rc<Joined<joined::Part>>>,
+    /// The same disk over the network: see [`SimDisk::over`].
+    remote: Option<Rc<Client>>,
 }
 
 impl SimDisk {
@@ -221,7 +224,13 @@ impl SimDisk {
                 flush_losses: Rc::default(),
             }),
             joined: None,
+            remote: None,
         }
+    }
+
+    /// The disk as a client of its server sees it.
+    pub fn over(&self, client: Rc<Client>) -> SimDisk {
+        SimDisk { inner: self.inner.clone(), joined: None, remote: Some(client) }
     }
 
     /// The configuration of the disk.
@@ -400,6 +409,9 @@ impl SimDisk {
 
 impl Device for SimDisk {
     fn limits(&self) -> DeviceLimits {
+        if let Some(remote) = &self.remote {
+            return remote.limits();
+        }
         DeviceLimits {
             sectors: self.inner.sectors.get(),
             logical_block_bytes: self.inner.config.block_bytes,
@@ -410,6 +422,9 @@ impl Device for SimDisk {
     }
 
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
+        if let Some(remote) = &self.remote {
+            return Box::pin(remote.read(at, into)).await;
+        }
         if let Some(joined) = &self.joined {
             return Box::pin(joined.read(at, into)).await;
         }
@@ -423,6 +438,9 @@ impl Device for SimDisk {
     }
 
     async fn read_into(&self, range: SectorRange, place: Place) -> IoResult {
+        if let Some(remote) = &self.remote {
+            return Box::pin(remote.read_into(range, place)).await;
+        }
         if let Some(joined) = &self.joined {
             return Box::pin(joined.read_into(range, place)).await;
         }
@@ -444,6 +462,9 @@ impl Device for SimDisk {
     }
 
     async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        if let Some(remote) = &self.remote {
+            return Box::pin(remote.write(at, from, durability)).await;
+        }
         if let Some(joined) = &self.joined {
             return Box::pin(joined.write(at, from, durability)).await;
         }
@@ -463,10 +484,16 @@ impl Device for SimDisk {
     }
 
     async fn flush(&self) -> IoResult {
+        if let Some(remote) = &self.remote {
+            return Box::pin(remote.flush()).await;
+        }
         self.run(Sector(0), 0, IoKind::Flush { before: 0 }).await.1
     }
 
     async fn discard(&self, range: SectorRange) -> IoResult {
+        if let Some(remote) = &self.remote {
+            return Box::pin(remote.discard(range)).await;
+        }
         if let Some(joined) = &self.joined {
             return Box::pin(joined.discard(range)).await;
         }
@@ -477,13 +504,26 @@ impl Device for SimDisk {
     }
 
     async fn write_zeroes(&self, range: SectorRange) -> IoResult {
+        if let Some(remote) = &self.remote {
+            return Box::pin(remote.write_zeroes(range)).await;
+        }
         if let Some(joined) = &self.joined {
             return Box::pin(joined.write_zeroes(range)).await;
         }
         self.run(range.start, range.sectors(), IoKind::Write { data: None, fua: false }).await.1
     }
 
+    async fn write_holes(&self, range: SectorRange) -> IoResult {
+        match &self.remote {
+            Some(remote) => Box::pin(remote.write_holes(range)).await,
+            None => self.write_zeroes(range).await,
+        }
+    }
+
     async fn holes(&self, range: SectorRange, most: usize) -> IoResult<Vec<(SectorRange, bool)>> {
+        if let Some(remote) = &self.remote {
+            return Box::pin(remote.holes(range, most)).await;
+        }
         if let Some(error) = self.inner.outside(range, "a look for holes") {
             return Err(error);
         }
@@ -504,6 +544,9 @@ impl Device for SimDisk {
     }
 
     async fn allocate(&self, range: SectorRange) -> IoResult {
+        if self.remote.is_some() {
+            return Ok(());
+        }
         self.run(range.start, range.sectors(), IoKind::Allocate).await.1
     }
 

@@ -30,11 +30,13 @@ pub struct DrawOptions {
     pub faults: bool,
     /// True if power fails and hosts restart.
     pub crashes: bool,
+    /// True if backing devices are reached over the network wherever that can be.
+    pub remotes: bool,
 }
 
 impl Default for DrawOptions {
     fn default() -> DrawOptions {
-        DrawOptions { ops_max: 600, faults: true, crashes: true }
+        DrawOptions { ops_max: 600, faults: true, crashes: true, remotes: false }
     }
 }
 
@@ -55,6 +57,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         volumes,
         faults: Vec::new(),
         lossy: Vec::new(),
+        remotes: Vec::new(),
         memory: Scarcity::default(),
         pace: Pace::default(),
         hammers: Vec::new(),
@@ -108,6 +111,9 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     super::flash::add_flash(&mut plan, &mut Rng::fork(seed, "flash"));
     if options.crashes {
         super::death::add_deaths(&mut plan, &mut Rng::fork(seed, "death"));
+    }
+    if options.faults || options.remotes {
+        super::remote::add_remotes(&mut plan, &mut Rng::fork(seed, "remote"), options.remotes);
     }
     plan
 }

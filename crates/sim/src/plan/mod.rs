@@ -25,6 +25,7 @@ mod odd;
 mod old_pointers;
 mod pace;
 mod partial;
+mod remote;
 mod replace;
 mod scrub;
 mod sizes;
@@ -40,6 +41,7 @@ pub use handover::DriverRun;
 pub use hands::{Hand, HandAction, Remedy};
 pub use lossy::LossyDisk;
 pub use pace::Pace;
+pub use remote::Remote;
 pub use replace::LOSES;
 pub use scrub::SCRUB;
 pub use starve::Hammer;
@@ -76,6 +78,8 @@ pub struct Plan {
     pub faults: Vec<DiskFaults>,
     /// Disks whose failed flushes lose.
     pub lossy: Vec<LossyDisk>,
+    /// Backing devices that are reached over the network.
+    pub remotes: Vec<Remote>,
     /// Scarcity of memory for I/O.
     pub memory: Scarcity,
     /// Cost of loops.
@@ -348,6 +352,11 @@ impl Plan {
         self.hands.iter().any(|hand| writes(&hand))
     }
 
+    /// The volume's backing device is reached over the network.
+    pub fn is_remote(&self, volume: usize) -> bool {
+        self.remotes.iter().any(|remote| remote.volume == volume)
+    }
+
     /// Number of clients.
     pub fn clients(&self) -> u32 {
         self.ops.iter().map(|op| op.client + 1).max().unwrap_or(0)
@@ -399,6 +408,7 @@ impl Plan {
             action => action.broken_disk().is_some(),
         };
         !self.faults.is_empty()
+            || self.remotes.iter().any(Remote::is_scant)
             || self.memory.rate > 0
             || self.controls.iter().any(|control| breaks(&control.action))
     }

@@ -7,9 +7,11 @@
 //! everything read again, and the instance stops. So one run is enough for all its crashes.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::Rules;
+use ubcache_nbd::client::ClientRules;
 
 use super::{Run, Step, Workload, make_setup, make_workload, run_world};
 use crate::crash::Crash;
@@ -55,7 +57,7 @@ pub fn crash_at_every_write<S: System>(
     rules: Rules,
 ) -> CrashReport {
     let world = new_world(plan);
-    let (setup, initial) = make_setup::<S>(&world, plan, rules);
+    let (setup, initial) = make_setup::<S>(&world, plan, rules, ClientRules::default());
     let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(make_workload(plan, initial)), plan));
     let crasher = Rc::new(Crasher {
         setup: run.setup.clone(),
@@ -208,6 +210,7 @@ impl Crasher {
             kept: None,
             kept_aside: Cell::new(false),
             backing: disks.collect(),
+            servers: BTreeMap::new(),
             word: Word::default(),
         });
         let workload = Workload {

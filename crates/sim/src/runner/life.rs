@@ -25,6 +25,7 @@ impl<S: System> Run<S> {
         self.crashes.set(self.crashes.get() + 1);
         self.world.row(|| format!("--- {}", crash.name()));
         let unplugged = self.unplugged.replace(false);
+        self.setup.servers.values().for_each(|server| server.end());
         for disk in self.disks() {
             match crash {
                 Crash::Power => disk.power_failure(),
@@ -39,6 +40,10 @@ impl<S: System> Run<S> {
         self.setup.kept_aside.set(false);
         let promised = match crash {
             // Data that the cache device loses can't be kept for it.
+            // The client had copies of what the server has lost.
+            Crash::Host if self.setup.servers.values().any(|server| server.is_behind()) => {
+                Crash::Power
+            }
             Crash::Process if kept.is_none() || self.setup.plan.cache_may_fail() => Crash::Host,
             crash => crash,
         };
@@ -71,6 +76,7 @@ impl<S: System> Run<S> {
         let instance = self.instance.take().expect("it was there for the stop");
         self.world.kill(&instance.env);
         drop((instance, system));
+        self.setup.servers.values().for_each(|server| server.end());
         self.setup.kept_aside.set(false);
         let gone = self.unplugged.replace(false);
         if gone {
@@ -79,8 +85,10 @@ impl<S: System> Run<S> {
         } else if S::FLUSHES_AT_STOP {
             self.workload.oracle.borrow_mut().stopped();
         }
-        for disk in self.disks() {
-            if S::FLUSHES_AT_STOP && !gone && disk.unflushed_sectors() > 0 {
+        for (index, disk) in self.disks().enumerate() {
+            // A server may carry out again what has been flushed.
+            let again = index > 0 && self.setup.plan.is_remote(index - 1);
+            if S::FLUSHES_AT_STOP && !gone && !again && disk.unflushed_sectors() > 0 {
                 let what =
                     format!("{} un-flushed sectors of {}", disk.unflushed_sectors(), disk.name());
                 return Err(
@@ -169,6 +177,7 @@ impl<S: System> Run<S> {
             }
             (_, Some(Err(error))) => {
                 self.world.kill(&env);
+                self.setup.servers.values().for_each(|server| server.end());
                 for disk in self.disks() {
                     disk.host_restart();
                 }

@@ -24,6 +24,7 @@ use std::rc::Rc;
 use ubcache_engine::Rules;
 use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
+use ubcache_nbd::client::ClientRules;
 
 use crate::crash::Crash;
 use crate::disk::{Counters, Faults, Kept, Outage, SimDisk, ZoneFaults};
@@ -58,6 +59,8 @@ pub struct RunOptions {
     pub verbose: bool,
     /// The broken rule of the engine: none, by default.
     pub rules: Rules,
+    /// The broken rule of the client of remote disks: none, by default.
+    pub client_rules: ClientRules,
 }
 
 /// Outcome of a run.
@@ -111,7 +114,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         verbose: options.verbose,
         ..WorldConfig::new(plan.seed)
     });
-    let (setup, initial) = make_setup::<S>(&world, plan, options.rules);
+    let (setup, initial) = make_setup::<S>(&world, plan, options.rules, options.client_rules);
     let workload = Rc::new(make_workload(plan, initial));
     {
         let mut oracle = workload.oracle.borrow_mut();
@@ -317,6 +320,7 @@ impl<S: System> Run<S> {
     fn break_devices(&self) {
         let plan = &self.setup.plan;
         self.world.make_memory_scarce(plan.memory.rate, plan.memory.budget);
+        self.setup.servers.values().for_each(|server| server.set_calm(false));
         for (index, disk) in self.disks().enumerate() {
             let here = plan.faults.iter().filter(|faults| faults.disk == index);
             let zones = here.map(|faults| ZoneFaults {
@@ -335,6 +339,7 @@ impl<S: System> Run<S> {
     /// `heal` says so.
     fn repair_devices(&self, heal: bool) {
         self.world.make_memory_plenty();
+        self.setup.servers.values().for_each(|server| server.set_calm(true));
         for disk in self.disks() {
             disk.set_faults(Faults::default());
             disk.set_flush_loss(None);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use ubcache_engine::Rules;
 use ubcache_env::local::Notify;
+use ubcache_nbd::client::ClientRules;
 
 use super::client::Workload;
 use crate::crash::SimKept;
@@ -13,7 +14,8 @@ use crate::disk::{DiskConfig, SimDisk};
 use crate::executor::SimWorld;
 use crate::oracle::Oracle;
 use crate::oracle::value::{Value, stamp};
-use crate::plan::Plan;
+use crate::plan::{Plan, Remote};
+use crate::remote::RemoteServer;
 use crate::rng::Rng;
 use crate::system::{Setup, System, Word};
 
@@ -22,6 +24,7 @@ pub(super) fn make_setup<S: System>(
     world: &SimWorld,
     plan: &Plan,
     rules: Rules,
+    client_rules: ClientRules,
 ) -> (Rc<Setup>, Vec<Vec<Value>>) {
     let shape = &plan.cache;
     let cache = |name: &str| {
@@ -69,8 +72,14 @@ pub(super) fn make_setup<S: System>(
         backing.push(disk);
         initial.push(values);
     }
+    let server = |shape: &Remote| {
+        let server = RemoteServer::new(world, &backing[shape.volume], *shape, client_rules);
+        (shape.volume, server)
+    };
+    let servers = plan.remotes.iter().map(server).collect();
     let setup = Rc::new(Setup {
         plan: plan.clone(),
+        servers,
         rules,
         first_cache,
         spare: plan.replaces_cache().then(|| cache("spare")),

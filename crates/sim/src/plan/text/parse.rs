@@ -14,7 +14,7 @@ use crate::disk::FlushLoss;
 use crate::executor::Policy;
 use crate::plan::{
     CacheShape, ClientOp, Control, DiskFaults, Frontend, Hammer, Hand, LossyDisk, Pace, Plan,
-    Scarcity, Sums, VolumeShape,
+    Remote, Scarcity, Sums, VolumeShape,
 };
 
 /// A plan as far as it has been read.
@@ -26,6 +26,7 @@ struct Draft {
     volumes: Vec<VolumeShape>,
     faults: Vec<DiskFaults>,
     lossy: Vec<LossyDisk>,
+    remotes: Vec<Remote>,
     memory: Scarcity,
     pace: Pace,
     hammers: Vec<Hammer>,
@@ -58,6 +59,14 @@ impl Draft {
                 let disk = words.num("disk")?;
                 self.lossy.push(LossyDisk { disk, loss: FlushLoss { late: words.num("late")? } });
             }
+            "remote" => self.remotes.push(Remote {
+                volume: words.num("volume")?,
+                connections: words.num("connections")?,
+                delay_max: Nanos::from_micros(words.num("delay-us")?),
+                keep_bytes: words.num("keep-bytes")?,
+                period: words.num("period")?,
+                budget: words.num("budget")?,
+            }),
             "memory" => {
                 self.memory = Scarcity { rate: words.num("rate")?, budget: words.num("budget")? }
             }
@@ -129,6 +138,7 @@ impl FromStr for Plan {
             volumes,
             faults,
             lossy,
+            remotes,
             memory,
             pace,
             sums,
@@ -148,7 +158,8 @@ impl FromStr for Plan {
         let mut disks = broken
             .chain(faults.iter().map(|it| it.disk))
             .chain(hands.iter().map(|it| it.disk))
-            .chain(lossy.iter().map(|it| it.disk));
+            .chain(lossy.iter().map(|it| it.disk))
+            .chain(remotes.iter().map(|it| it.volume + 1));
         if let Some(disk) = disks.find(|disk| *disk > volumes.len()) {
             return Err(wrong(text.lines().count(), "", format!("there is no disk {disk}")));
         }
@@ -176,6 +187,7 @@ impl FromStr for Plan {
             volumes,
             faults,
             lossy,
+            remotes,
             memory,
             pace,
             hammers,

@@ -8,7 +8,8 @@ use super::{HEAD, OUTAGES, POLICIES, PROFILES, name_of};
 use crate::disk::Rates;
 use crate::plan::{
     Action, AfterStart, CacheShape, ClientOp, ControlAction, DiskFaults, Frontend, Hammer,
-    LossyDisk, NbdShape, Pace, Plan, Scarcity, Sums, UblkShape, VhostShape, VolumeShape, Zone,
+    LossyDisk, NbdShape, Pace, Plan, Remote, Scarcity, Sums, UblkShape, VhostShape, VolumeShape,
+    Zone,
 };
 
 struct Span(SectorRange);
@@ -46,6 +47,14 @@ impl fmt::Display for Plan {
         }
         for LossyDisk { disk, loss } in &self.lossy {
             writeln!(f, "flush-loss disk={disk} late={}", loss.late)?;
+        }
+        for Remote { volume, connections, delay_max, keep_bytes, period, budget } in &self.remotes {
+            writeln!(
+                f,
+                "remote volume={volume} connections={connections} delay-us={} keep-bytes={keep_bytes} \
+                 period={period} budget={budget}",
+                delay_max.as_micros()
+            )?;
         }
         if let Scarcity { rate: rate @ 1.., budget } = self.memory {
             writeln!(f, "memory rate={rate} budget={budget}")?;
