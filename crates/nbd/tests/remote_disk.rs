@@ -356,7 +356,7 @@ fn give_up_on_a_write(rules: ClientRules) -> [Vec<u8>; 2] {
             late.set();
         });
         assert_eq!(write(&disk, 8, &pattern(512, 1)).await, Err(IoError::Os(110)));
-        // What was there before the write may be lost, too: nobody has a copy.
+        // Nobody has a copy of older content of the range, which may be lost, too.
         assert_eq!(read(&disk, 8, 512).await, Err(IoError::Os(5)));
         assert_eq!(disk.flush().await, Err(IoError::Os(5)));
         let first = read(&disk, 8, 512).await.expect("served");

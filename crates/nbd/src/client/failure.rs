@@ -69,9 +69,9 @@ pub enum OpenFailure {
     Changed {
         /// The property.
         what: &'static str,
-        /// As it is.
+        /// Its present value.
         found: String,
-        /// As it was.
+        /// Its former value.
         expected: String,
     },
 }

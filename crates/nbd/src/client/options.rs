@@ -100,7 +100,7 @@ pub enum RemoteEvent {
     },
     /// The server has another export now: requests fail for good.
     GivenUp {
-        /// What was found, and what is expected.
+        /// The difference: found, and expected.
         reason: String,
     },
     /// The export has become longer. The disk keeps its size until it is opened again.

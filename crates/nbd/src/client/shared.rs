@@ -38,7 +38,7 @@ pub(super) struct Shared<E: Env, C: Connect> {
     pub connect: C,
     pub name: String,
     pub options: RemoteOptions,
-    /// As it was when the disk was opened.
+    /// Properties when the disk was opened.
     pub export: Export,
     pub phase: Cell<Phase>,
     /// Patience is over.
@@ -339,7 +339,7 @@ impl<E: Env, C: Connect> Shared<E, C> {
         result
     }
 
-    /// What has no copy may be lost: reads of it fail until a flush has.
+    /// Data without a copy may be lost: reads of it fail until a flush has.
     pub fn doubt_is_loss(&self) {
         let lost = self.kept.borrow_mut().take_bare();
         if lost.is_empty() {

@@ -51,8 +51,8 @@ impl fmt::Display for Plan {
         for Remote { volume, connections, delay_max, keep_bytes, period, budget } in &self.remotes {
             writeln!(
                 f,
-                "remote volume={volume} connections={connections} delay-us={} keep-bytes={keep_bytes} \
-                 period={period} budget={budget}",
+                "remote volume={volume} connections={connections} delay-us={} \
+                 keep-bytes={keep_bytes} period={period} budget={budget}",
                 delay_max.as_micros()
             )?;
         }
