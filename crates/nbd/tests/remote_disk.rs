@@ -369,6 +369,26 @@ fn give_up_on_a_write(rules: ClientRules) -> [Vec<u8>; 2] {
 }
 
 #[test]
+fn a_write_that_is_sent_again_when_patience_ends_fails_after_its_last_fence() {
+    with(4096, move |bench| async move {
+        let options = RemoteOptions { patience: Nanos::from_secs(20), ..RemoteOptions::default() };
+        let disk = bench.open(options).await;
+        let hung = [bench.volume.hold(), bench.volume.hold()];
+        let cutter = bench.clone();
+        bench.env.spawn(Priority::Foreground, async move {
+            cutter.env.sleep(Nanos::from_secs(5)).await;
+            cutter.cut();
+        });
+        assert_eq!(write(&disk, 8, &pattern(512, 1)).await, Err(IoError::Os(110)));
+        // Sent again after 5 s, while patience lasts, and lost again 30 s later.
+        assert_eq!(disk.counters().resent, 1);
+        assert_eq!(bench.env.now().as_millis() / 1000, 65);
+        hung.iter().for_each(|hung| hung.set());
+        disk.close().await;
+    });
+}
+
+#[test]
 fn a_write_fails_when_it_can_not_land_any_more() {
     let [first, second] = give_up_on_a_write(ClientRules::default());
     assert_eq!(first, second);

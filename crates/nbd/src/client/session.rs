@@ -88,7 +88,9 @@ pub(super) async fn supervise<E: Env, C: Connect>(
 ) {
     let mut connections = first;
     let mut outage: Option<Outage> = None;
+    let mut wait = shared.options.retry_min;
     loop {
+        let began = shared.env.now();
         let again = shared.prepare();
         let (links, tasks) = shared.begin(connections);
         shared.run_session(&mut outage, again).await;
@@ -104,7 +106,13 @@ pub(super) async fn supervise<E: Env, C: Connect>(
             outage = Some(shared.begin_outage(reason));
         }
         shared.collect(&links);
-        match first_or_close(&shared, shared.find_server()).await {
+        // A server that ends each session at once is not asked for one after the other.
+        if shared.env.now().since(began) >= shared.options.retry_max {
+            wait = shared.options.retry_min;
+        } else {
+            first_or_close(&shared, shared.pause(&mut wait)).await;
+        }
+        match first_or_close(&shared, shared.find_server(&mut wait)).await {
             Some(Ok(found)) => connections = found,
             Some(Err(failure)) => {
                 shared.phase.set(Phase::GivenUp);
@@ -296,8 +304,10 @@ impl<E: Env, C: Connect> Shared<E, C> {
     }
 
     /// Tries to reach the server until it has the export that it had.
-    async fn find_server(self: &Rc<Self>) -> Result<Connections<C::Stream>, OpenFailure> {
-        let mut wait = self.options.retry_min;
+    async fn find_server(
+        self: &Rc<Self>,
+        wait: &mut Nanos,
+    ) -> Result<Connections<C::Stream>, OpenFailure> {
         let mut grown = false;
         loop {
             let attempt = connect_all(&self.env, &self.connect, &self.name, &self.options);
@@ -314,9 +324,14 @@ impl<E: Env, C: Connect> Shared<E, C> {
             if !failure.may_pass() {
                 return Err(failure);
             }
-            self.env.sleep(wait).await;
-            wait = Nanos(wait.0.saturating_mul(2)).min(self.options.retry_max);
+            self.pause(wait).await;
         }
+    }
+
+    /// Waits, and makes the next wait longer.
+    async fn pause(&self, wait: &mut Nanos) {
+        self.env.sleep(*wait).await;
+        *wait = Nanos(wait.0.saturating_mul(2)).min(self.options.retry_max);
     }
 
     fn check_same(&self, found: &Export, grown: &mut bool) -> Result<(), OpenFailure> {

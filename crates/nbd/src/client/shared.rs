@@ -176,6 +176,7 @@ impl<E: Env, C: Connect> Shared<E, C> {
             && let Some(request) = self.urgent.borrow_mut().pop_front()
         {
             bytes += request.payload();
+            request.mark.set(self.failed_flushes.get());
             batch.push(request);
         }
         if self.phase.get() != Phase::Open || !batch.is_empty() {
@@ -373,6 +374,9 @@ impl<E: Env, C: Connect> Shared<E, C> {
     }
 
     fn finish(&self, request: &Request, result: IoResult) {
+        if request.done.is_set() {
+            return;
+        }
         if request.changes() {
             self.landing.release(request.range);
         }
@@ -386,14 +390,28 @@ impl<E: Env, C: Connect> Shared<E, C> {
         requests.into_iter().rev().for_each(|request| pending.push_front(request));
     }
 
-    /// Everything that waits fails.
+    /// Everything that waits fails. Requests that are under way have an answer, or their connection
+    /// is lost.
     pub fn fail_all(self: &Rc<Self>, error: &IoError) {
-        let again = self.again.take();
+        let is_under_way = |request: &Rc<Request>| {
+            let links = self.links.borrow();
+            links.iter().any(|link| {
+                link.under_way.borrow().values().any(|(other, _)| Rc::ptr_eq(other, request))
+            })
+        };
+        let (under_way, again): (Vec<_>, Vec<_>) =
+            self.again.take().into_iter().partition(is_under_way);
+        *self.again.borrow_mut() = under_way;
         let pending = self.pending.take();
         self.given_up.set(self.given_up.get() + (again.len() + pending.len()) as u64);
         for request in again.iter().chain(&pending) {
+            if request.urgent.replace(false) {
+                self.urgent.borrow_mut().retain(|other| !Rc::ptr_eq(other, request));
+                self.urgent_left.set(self.urgent_left.get() - 1);
+            }
             self.fail(request, error.clone());
         }
+        self.trouble.notify_all();
     }
 
     /// One request fails because it has waited for too long.
