@@ -8,9 +8,7 @@ use ubcache_env::{Buf, Device, DeviceLimits, Durability, IoResult, Sector};
 use ubcache_format::SECTOR_BYTES;
 use ubcache_host::Host;
 
-use super::address::is_uri;
-use super::connection::Purpose;
-use super::remote::Remote;
+use super::{Purpose, Remote, is_uri};
 use crate::failure::Failure;
 use crate::open::io::start_io;
 

@@ -6,19 +6,83 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`address`] | names of backing devices: paths and URIs |
+//! | here | [`Remote`]: a device of any such kind, and its connection |
 //! | [`connection`] | the purpose of a connection, and its state |
-//! | [`remote`] | a device of any kind: each has a module of its own |
+//! | `blocking` | the same for commands, with blocking calls |
+//! | [`address`] | names of backing devices: paths and URIs |
 //! | [`nbd`] | exports of NBD servers |
-//! | `blocking` | a device for commands, with blocking calls |
 
 pub mod address;
 pub(crate) mod blocking;
 pub mod connection;
 pub mod nbd;
-pub mod remote;
+
+use std::path::Path;
+
+use ubcache_env::erased::AnyDevice;
+use ubcache_host::{HostDisk, HostEnv};
 
 pub use self::address::{BackingName, absolute, is_same_uri, is_uri};
 pub(crate) use self::connection::LATE_WRITES_END;
 pub use self::connection::{Connection, ConnectionState, Purpose};
-pub use self::remote::Remote;
+use self::nbd::NbdDisk;
+use crate::failure::Failure;
+
+/// A remote device that is open.
+pub enum Remote {
+    /// An export of an NBD server.
+    Nbd(NbdDisk),
+    // Other kinds stand here.
+}
+
+impl Remote {
+    /// Opens a device that is behind a network; `None`: the name is a path of this machine.
+    ///
+    /// # Errors
+    /// The name is a URI that can't be read, or what it names can't be a disk.
+    pub async fn open(
+        env: &HostEnv,
+        name: &Path,
+        purpose: Purpose,
+    ) -> Result<Option<Remote>, Failure> {
+        match BackingName::parse(name)? {
+            BackingName::Path(_) => Ok(None),
+            BackingName::Nbd(export) => {
+                let opened = NbdDisk::open(env, name, &export, purpose).await?;
+                Ok(Some(Remote::Nbd(opened)))
+            }
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> AnyDevice {
+        match self {
+            Remote::Nbd(disk) => AnyDevice::new(disk.device()),
+        }
+    }
+
+    /// The device as one of the host's.
+    pub fn disk(&self) -> HostDisk {
+        self.device().into()
+    }
+
+    /// The connection to it.
+    pub fn connection(&self) -> Connection {
+        match self {
+            Remote::Nbd(disk) => disk.connection(),
+        }
+    }
+
+    /// Ends its use. Nothing may be under way.
+    pub async fn close(&self) {
+        match self {
+            Remote::Nbd(disk) => disk.close().await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").field("connection", &self.connection()).finish_non_exhaustive()
+    }
+}
