@@ -351,6 +351,55 @@ fn a_disk_whose_server_is_not_there_at_the_start_is_taken_up_later() {
     });
 }
 
+/// A server may carry out what a killed daemon had sent, over what the next one writes: the next
+/// one waits, half a minute.
+#[test]
+fn a_start_after_a_kill_waits_for_late_writes_and_has_the_dirty_data() {
+    const TEST: &str = "a_start_after_a_kill_waits_for_late_writes_and_has_the_dirty_data";
+    if !have(TEST, &["nbdkit"]) {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let disk = directory.join("disk.img");
+    sparse(&disk, 16 * MIB);
+    let server = Server::file(directory, &disk);
+    let disks = [server.uri()];
+    let cache = make(directory, &disks[0], &[]);
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &STAYS_DIRTY);
+    daemon.client("data").write(0, &[5; 4096], true).expect("a write");
+    let log = || std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+    assert!(!log().contains("still carry out a write"), "{}", log());
+    daemon.kill();
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &STAYS_DIRTY);
+    assert!(log().contains("still carry out a write"), "{}", log());
+    let mut found = [0; 4096];
+    daemon.client("data").read(0, &mut found).expect("a read");
+    assert!(found == [5; 4096]);
+    daemon.stop();
+}
+
+#[test]
+fn configuration_files_name_exports_by_their_uris() {
+    let scratch = scratch();
+    let file = scratch.path().join("set.toml");
+    let cache = scratch.path().join("cache.img");
+    sparse(&cache, MIB);
+    let check = |backing: &str| {
+        let text = format!(
+            "cache = \"{}\"\n[[volume]]\nname = \"data\"\nbacking = \"{backing}\"\n",
+            cache.display()
+        );
+        std::fs::write(&file, text).expect("a file");
+        ubcache().args(["config", "check"]).arg(&file).output().expect("ubcache runs")
+    };
+    // Nobody is asked: the server may be away, or serve this daemon alone.
+    let good = check("nbd+unix:///disk?socket=/nowhere");
+    assert!(good.status.success() && said(&good).contains("1 set good"), "{}", said(&good));
+    let bad = said(&check("nbd+unix:///disk"));
+    expect_words(&bad, &["not the URI of an NBD export", "no socket"]);
+}
+
 /// Refusal of a `make` on an export; `serve` of it is not tried, as nothing can be made there.
 fn refused(uri: &str) -> String {
     let output = ubcache().args(["make", "-B", uri]).output().expect("ubcache runs");
