@@ -63,9 +63,6 @@ impl<E: Env, C: Connect> RemoteDisk<E, C> {
         export: String,
         options: RemoteOptions,
     ) -> Result<Rc<RemoteDisk<E, C>>, OpenFailure> {
-        if options.quiet.0 > 0 {
-            env.sleep(options.quiet).await;
-        }
         let connections = session::connect_all(&env, &connect, &export, &options).await?;
         let found = connections[0].export.clone();
         if let Err(failure) = found.check(options.assume_durable) {

@@ -21,8 +21,6 @@ pub struct RemoteOptions {
     /// The end of a connection, when the server sends it first, proves that nothing of it lands
     /// later. True of a server with a local disk, and not of one that passes requests on.
     pub end_is_final: bool,
-    /// Time to wait before the first request, when an earlier client may have been cut off (A1).
-    pub quiet: Nanos,
     /// Memory for answered writes until a flush covers them (rule L2).
     pub keep_bytes: usize,
     /// Take a server that can't flush for one that has written what it answered.
@@ -45,7 +43,6 @@ impl Default for RemoteOptions {
             patience: Nanos::from_secs(120),
             fence: Nanos::from_secs(30),
             end_is_final: false,
-            quiet: Nanos(0),
             keep_bytes: 64 << 20,
             assume_durable: false,
             retry_min: Nanos::from_millis(100),
