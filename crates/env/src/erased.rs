@@ -30,6 +30,7 @@ trait ErasedDevice: 'static {
         most: usize,
     ) -> Boxed<'_, IoResult<Vec<(SectorRange, bool)>>>;
     fn allocate_erased(&self, range: SectorRange) -> Boxed<'_, IoResult>;
+    fn refresh_size_erased(&self) -> Boxed<'_, IoResult<u64>>;
     fn witness_erased(&self) -> Boxed<'_, IoResult<Witness>>;
     fn seal_erased(&self) -> Boxed<'_, IoResult>;
 }
@@ -68,6 +69,9 @@ impl<D: Device> ErasedDevice for D {
     }
     fn allocate_erased(&self, range: SectorRange) -> Boxed<'_, IoResult> {
         Box::pin(self.allocate(range))
+    }
+    fn refresh_size_erased(&self) -> Boxed<'_, IoResult<u64>> {
+        Box::pin(self.refresh_size())
     }
     fn witness_erased(&self) -> Boxed<'_, IoResult<Witness>> {
         Box::pin(self.witness())
@@ -132,6 +136,9 @@ impl Device for AnyDevice {
     }
     async fn allocate(&self, range: SectorRange) -> IoResult {
         self.device.allocate_erased(range).await
+    }
+    async fn refresh_size(&self) -> IoResult<u64> {
+        self.device.refresh_size_erased().await
     }
     async fn witness(&self) -> IoResult<Witness> {
         self.device.witness_erased().await

@@ -114,6 +114,12 @@ impl Device for HostDisk {
             HostDisk::Other(other) => other.allocate(range).await,
         }
     }
+    async fn refresh_size(&self) -> IoResult<u64> {
+        match self {
+            HostDisk::File(file) => file.refresh_size().await,
+            HostDisk::Other(other) => other.refresh_size().await,
+        }
+    }
     async fn witness(&self) -> IoResult<Witness> {
         match self {
             HostDisk::File(file) => file.witness().await,
