@@ -69,6 +69,9 @@ const FSX: [&str; 2] = ["fsx", "0.3.2"];
 /// Version of the tester of the control API, which PyPI has.
 const SCHEMATHESIS: &str = "4.32.5";
 
+/// The same of the object store.
+const MOTO: &str = "5.2.1";
+
 /// Directory of programs that are installed for the tests of this checkout only.
 const TOOLS: &str = "target/tools";
 
@@ -178,7 +181,8 @@ fn install() {
             println!("xtask: tests that need {program} will fail, or say that they are skipped");
         }
     }
-    schemathesis();
+    python_tool("schemathesis", "schemathesis", SCHEMATHESIS);
+    python_tool("moto_server", "moto[server,s3]", MOTO);
     musl();
 }
 
@@ -217,25 +221,24 @@ fn packages() {
     }
 }
 
-/// Installs the tester of the control API, with a Python environment of its own.
-fn schemathesis() {
-    if has("schemathesis") {
+/// Installs a program that tests call, with a Python environment of its own.
+fn python_tool(program: &str, package: &str, version: &str) {
+    if has(program) {
         return;
     }
-    println!("xtask: installing schemathesis {SCHEMATHESIS} in {TOOLS}");
-    let venv = "python3 -m venv --clear target/tools/schemathesis";
+    println!("xtask: installing {package} {version} in {TOOLS}");
+    let venv = format!("python3 -m venv --clear target/tools/{program}");
     let more = root_prefix().map_or_else(String::new, |prefix| {
         format!(" || ({prefix} apt-get install -y -q python3-venv && {venv})")
     });
     let script = format!(
-        "({venv}{more}) && target/tools/schemathesis/bin/pip install -q \
-         schemathesis=={SCHEMATHESIS} && mkdir -p target/tools/bin && \
-         ln -sf ../schemathesis/bin/schemathesis target/tools/bin/"
+        "({venv}{more}) && target/tools/{program}/bin/pip install -q '{package}=={version}' && \
+         mkdir -p target/tools/bin && ln -sf ../{program}/bin/{program} target/tools/bin/"
     );
     let installed =
         Command::new("sh").args(["-c", &script]).status().is_ok_and(|status| status.success());
     if !installed {
-        println!("xtask: schemathesis is not there, and a test of the control API fails");
+        println!("xtask: {program} is not there, and a test that needs it fails");
     }
 }
 

@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ubcache-vhost", &["ubcache-format", "ubcache-env"]),
     ("ubcache-host", &["ubcache-format", "ubcache-env"]),
     ("ubcache-tls", &["ubcache-format", "ubcache-env"]),
+    ("ubcache-objects", &["ubcache-format", "ubcache-env"]),
     (
         "ubcache-sim",
         &[
@@ -34,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ubcache-env",
             "ubcache-engine",
             "ubcache-nbd",
+            "ubcache-objects",
             "ubcache-host",
             "ubcache-tls",
             "ubcache-ublk",
@@ -75,6 +77,7 @@ const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("ubcache-nbd", &["ubcache-host", "ubcache-sim"]),
     ("ubcache-vhost", &["ubcache-host"]),
     ("ubcache-tls", &["ubcache-sim"]),
+    ("ubcache-objects", &["ubcache-host", "ubcache-sim"]),
     // The server's allocations are counted together with the engine's.
     ("ubcache-bench", &["ubcache-nbd"]),
 ];
