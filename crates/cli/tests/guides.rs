@@ -334,6 +334,39 @@ fn a_disk_behind_a_network_is_served() {
 }
 
 #[test]
+fn a_volume_on_an_object_store_is_served() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    sparse(&directory.join("CACHE"), 320 << 20);
+    let store = support::moto::Moto::start(directory);
+    let with_credentials = format!("&credentials={}", support::text(&store.credentials));
+    let mut daemon = None;
+    let mut ran = 0;
+    for command in commands("object-stores.md") {
+        let Some(words) = command.strip_prefix("ubcache ") else { continue };
+        ran += 1;
+        let url = format!("http://{}{with_credentials}", store.address);
+        let command = command.replace("BUCKET", "bucket").replace("URL", &url);
+        if words.starts_with("serve") {
+            let uri = command.split_whitespace().next_back().expect("a URI");
+            let cache = directory.join("CACHE");
+            let served = Daemon::start("pool", directory, &cache, &[uri.into()], &[]);
+            make_known(directory, &served);
+            served.client("data").write(0, &[1; 4096], true).expect("a write");
+            daemon = Some(served);
+        } else {
+            let said = run(directory, &command);
+            match words {
+                "stop" => daemon.take().expect("it runs").wait(),
+                "status" => assert!(said.contains("s3://bucket/disk"), "{said}"),
+                _ => {}
+            }
+        }
+    }
+    assert!(ran == 4 && daemon.is_none(), "all commands of the guide ran");
+}
+
+#[test]
 fn a_disk_with_data_is_adopted_and_given_back() {
     let scratch = scratch();
     let directory = scratch.path();

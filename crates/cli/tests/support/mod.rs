@@ -9,6 +9,7 @@ pub mod file_system;
 pub mod guide;
 pub mod http;
 pub mod machine;
+pub mod moto;
 pub mod pieces;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use super::s3_address::{self, S3Volume};
 use crate::failure::Failure;
 
 /// The port of NBD, registered for it.
@@ -17,7 +18,7 @@ const NBD_PORT: u16 = 10809;
 /// The bytes of an export's name that have a meaning in a URI.
 const IN_EXPORT: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'?');
 /// The same for the path of a socket.
-const IN_SOCKET: &AsciiSet = &IN_EXPORT.add(b'&').add(b'+');
+pub(super) const IN_SOCKET: &AsciiSet = &IN_EXPORT.add(b'&').add(b'+');
 
 /// The name of a backing device, read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +27,8 @@ pub enum BackingName {
     Path(PathBuf),
     /// An export of an NBD server.
     Nbd(NbdExport),
+    /// A volume on an object store.
+    S3(S3Volume),
 }
 
 /// An export of an NBD server.
@@ -79,7 +82,7 @@ pub fn absolute(name: &Path) -> io::Result<PathBuf> {
             Ok(NbdExport { server, export }.to_string().into())
         }
         Ok(BackingName::Path(path)) => std::path::absolute(path),
-        Ok(BackingName::Nbd(_)) | Err(_) => Ok(name.to_owned()),
+        Ok(BackingName::Nbd(_) | BackingName::S3(_)) | Err(_) => Ok(name.to_owned()),
     }
 }
 
@@ -97,11 +100,23 @@ impl BackingName {
             "nbd" => nbd_over_tcp(rest, &wrong).map(BackingName::Nbd),
             "nbd+unix" => nbd_over_unix(rest, &wrong).map(BackingName::Nbd),
             "nbds" | "nbds+unix" => Err(wrong.encrypted()),
-            // Other kinds of remote devices stand here, each with a module of its own.
+            "s3" => s3_address::parse(rest, &wrong).map(BackingName::S3),
             _ => Err(Failure::could_not_run(name, "no kind of backing device")
                 .found(format_args!("the scheme \"{scheme}\""))
-                .expected("a path, nbd://HOST[:PORT]/EXPORT, or nbd+unix:///EXPORT?socket=PATH")
+                .expected(
+                    "a path, nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, or \
+                     s3://BUCKET/PREFIX",
+                )
                 .advice("a file with that name is ./NAME")),
+        }
+    }
+
+    /// The URI of a remote device, the same for all ways to write it.
+    pub fn uri(&self) -> Option<String> {
+        match self {
+            BackingName::Path(_) => None,
+            BackingName::Nbd(export) => Some(export.to_string()),
+            BackingName::S3(volume) => Some(volume.to_string()),
         }
     }
 
@@ -112,24 +127,33 @@ impl BackingName {
                 let last = export.rsplit('/').find(|part| !part.is_empty());
                 last.map(str::to_owned)
             }
+            Ok(BackingName::S3(S3Volume { location, .. })) => {
+                let last = location.prefix.rsplit('/').find(|part| !part.is_empty());
+                Some(last.unwrap_or(&location.bucket).to_owned())
+            }
             _ => name.file_name().map(|name| name.to_string_lossy().into_owned()),
         }
     }
 }
 
 /// A name that can't be read, for messages.
-struct Wrong<'a> {
+pub(super) struct Wrong<'a> {
     name: &'a Path,
     scheme: &'a str,
 }
 
 impl Wrong<'_> {
-    fn because(&self, found: impl fmt::Display) -> Failure {
-        let form = match self.scheme.to_ascii_lowercase().as_str() {
-            "nbd" => "nbd://HOST[:PORT]/EXPORT",
-            _ => "nbd+unix:///EXPORT?socket=PATH",
+    pub(super) fn because(&self, found: impl fmt::Display) -> Failure {
+        let (what, form) = match self.scheme.to_ascii_lowercase().as_str() {
+            "nbd" => ("an NBD export", "nbd://HOST[:PORT]/EXPORT"),
+            "s3" => (
+                "a volume on an object store",
+                "s3://BUCKET/PREFIX[?size=SIZE&object=SIZE&endpoint=http://HOST:PORT&region=REGION\
+                 &profile=NAME&credentials=FILE]",
+            ),
+            _ => ("an NBD export", "nbd+unix:///EXPORT?socket=PATH"),
         };
-        Failure::could_not_run(self.name, "not the URI of an NBD export")
+        Failure::could_not_run(self.name, format_args!("not the URI of {what}"))
             .found(found)
             .expected(form)
             .advice("bytes with a meaning in a URI are written as %XX: a space is %20, % is %25")
@@ -145,7 +169,7 @@ impl Wrong<'_> {
             )
     }
 
-    fn decode(&self, text: &str) -> Result<String, Failure> {
+    pub(super) fn decode(&self, text: &str) -> Result<String, Failure> {
         let bad = text.match_indices('%').find(|(at, _)| {
             let digits = text.as_bytes().get(at + 1..at + 3);
             !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
@@ -218,7 +242,7 @@ fn nbd_over_unix(rest: &str, wrong: &Wrong<'_>) -> Result<NbdExport, Failure> {
     Ok(NbdExport { server: NbdServer::Unix(socket.into()), export: wrong.decode(export)? })
 }
 
-fn without_fragment<'a>(rest: &'a str, wrong: &Wrong<'_>) -> Result<&'a str, Failure> {
+pub(super) fn without_fragment<'a>(rest: &'a str, wrong: &Wrong<'_>) -> Result<&'a str, Failure> {
     match rest.split_once('#') {
         None => Ok(rest),
         Some((_, fragment)) => Err(wrong.because(format_args!("\"#{fragment}\""))),

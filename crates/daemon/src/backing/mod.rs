@@ -11,11 +11,14 @@
 //! | `blocking` | the same for commands, with blocking calls |
 //! | [`address`] | names of backing devices: paths and URIs |
 //! | [`nbd`] | exports of NBD servers |
+//! | [`s3`], [`s3_address`] | volumes on object stores, and their URIs |
 
 pub mod address;
 pub(crate) mod blocking;
 pub mod connection;
 pub mod nbd;
+pub mod s3;
+pub mod s3_address;
 
 use std::path::Path;
 
@@ -26,13 +29,15 @@ pub use self::address::{BackingName, absolute, is_same_uri, is_uri};
 pub(crate) use self::connection::LATE_WRITES_END;
 pub use self::connection::{Connection, ConnectionState, Purpose};
 use self::nbd::NbdDisk;
+use self::s3::S3Disk;
 use crate::failure::Failure;
 
 /// A remote device that is open.
 pub enum Remote {
     /// An export of an NBD server.
     Nbd(NbdDisk),
-    // Other kinds stand here.
+    /// A volume on an object store.
+    S3(S3Disk),
 }
 
 impl Remote {
@@ -51,6 +56,10 @@ impl Remote {
                 let opened = NbdDisk::open(env, name, &export, purpose).await?;
                 Ok(Some(Remote::Nbd(opened)))
             }
+            BackingName::S3(volume) => {
+                let opened = Box::pin(S3Disk::open(env, name, &volume, purpose)).await?;
+                Ok(Some(Remote::S3(opened)))
+            }
         }
     }
 
@@ -58,7 +67,13 @@ impl Remote {
     pub fn device(&self) -> AnyDevice {
         match self {
             Remote::Nbd(disk) => AnyDevice::new(disk.device()),
+            Remote::S3(disk) => AnyDevice::new(disk.device()),
         }
+    }
+
+    /// Returns true if discarded sectors may read differently every time.
+    pub fn has_vague_discards(&self) -> bool {
+        matches!(self, Remote::Nbd(_))
     }
 
     /// The device as one of the host's.
@@ -70,6 +85,7 @@ impl Remote {
     pub fn connection(&self) -> Connection {
         match self {
             Remote::Nbd(disk) => disk.connection(),
+            Remote::S3(disk) => disk.connection(),
         }
     }
 
@@ -77,6 +93,7 @@ impl Remote {
     pub async fn close(&self) {
         match self {
             Remote::Nbd(disk) => disk.close().await,
+            Remote::S3(disk) => disk.close().await,
         }
     }
 }

@@ -132,10 +132,10 @@ struct Taken {
 impl Taken {
     /// Takes a device for a place; the place that has it already otherwise.
     fn device(&mut self, path: &Path, place: &str) -> Result<(), String> {
-        let real = match BackingName::parse(path) {
-            Ok(BackingName::Nbd(export)) => PathBuf::from(export.to_string()),
-            _ => std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
-        };
+        let uri = BackingName::parse(path).ok().and_then(|name| name.uri());
+        let real = uri.map(PathBuf::from);
+        let real = real.or_else(|| std::fs::canonicalize(path).ok());
+        let real = real.unwrap_or_else(|| path.to_owned());
         if let Some(other) = self.paths.get(&real) {
             return Err(format!("{} is the device of {other} as well", path.display()));
         }

@@ -71,10 +71,8 @@ fn all_headers() -> Vec<PathBuf> {
 pub fn identity(path: &Path) -> String {
     if is_uri(path) {
         let uri = absolute(path).unwrap_or_else(|_| path.to_owned());
-        return match BackingName::parse(&uri) {
-            Ok(BackingName::Nbd(export)) => export.to_string(),
-            Ok(BackingName::Path(_)) | Err(_) => String::new(),
-        };
+        let name = BackingName::parse(&uri).ok();
+        return name.and_then(|name| name.uri()).unwrap_or_default();
     }
     let Ok(metadata) = fs::metadata(path) else { return String::new() };
     if !metadata.file_type().is_block_device() {

@@ -72,7 +72,7 @@ async fn open_disk(host: &HostEnv, config: &ServeConfig, path: &Path) -> Result<
     };
     if let Some(remote) = Box::pin(Remote::open(host, path, Purpose::Serve)).await? {
         let mut device = remote.device();
-        if !config.trust_discards && device.limits().discard {
+        if !config.trust_discards && remote.has_vague_discards() && device.limits().discard {
             device = device.without_discards();
             not_passed_on();
         }
