@@ -15,7 +15,7 @@ use ubcache_objects::{
 };
 
 use super::s3_address::S3Volume;
-use super::{Connection, ConnectionState, Purpose};
+use super::connection::{Connection, ConnectionState, Purpose};
 use crate::failure::Failure;
 use crate::size::show_size;
 
