@@ -346,7 +346,7 @@ fn a_volume_on_an_object_store_is_served() {
         let Some(words) = command.strip_prefix("ubcache ") else { continue };
         ran += 1;
         let url = format!("http://{}{with_credentials}", store.address);
-        let command = command.replace("BUCKET", "bucket").replace("URL", &url);
+        let command = command.replace("BUCKET", "bucket").replace("URL", &url).replace('\'', "");
         if words.starts_with("serve") {
             let uri = command.split_whitespace().next_back().expect("a URI");
             let cache = directory.join("CACHE");
