@@ -141,7 +141,9 @@ fn builder(location: &Location) -> Result<AmazonS3Builder, StoreError> {
     Ok(builder
         .with_client_options(options)
         .with_retry(retry)
-        .with_conditional_put(S3ConditionalPut::ETagMatch))
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        // A deletion of one object in bulk is a request that not every store has.
+        .with_disable_bulk_delete(true))
 }
 
 impl Store for S3Store {

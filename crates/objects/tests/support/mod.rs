@@ -1,7 +1,7 @@
 //! A load on a volume, and what each block of it may hold.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::{Buf, Device, Durability, Env, IoError, IoVec, Nanos, Sector, SectorRange};
@@ -204,7 +204,7 @@ impl Model {
 /// Several tasks write, read and flush; each block has one task. Returns false if anything failed.
 pub async fn load(env: &SimEnv, disk: &Disk, model: &Rc<Model>, steps: u64) -> bool {
     const TASKS: usize = 4;
-    let fine = Rc::new(RefCell::new(true));
+    let fine = Rc::new(Cell::new(true));
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
             let (disk, model, fine, env) = (disk.clone(), model.clone(), fine.clone(), env.clone());
@@ -220,7 +220,7 @@ pub async fn load(env: &SimEnv, disk: &Disk, model: &Rc<Model>, steps: u64) -> b
                         _ => model.flush(&disk).await,
                     };
                     if !done {
-                        *fine.borrow_mut() = false;
+                        fine.set(false);
                     }
                 }
             })
@@ -229,6 +229,5 @@ pub async fn load(env: &SimEnv, disk: &Disk, model: &Rc<Model>, steps: u64) -> b
     for task in tasks {
         task.join().await;
     }
-    let fine = *fine.borrow();
-    fine
+    fine.get()
 }
