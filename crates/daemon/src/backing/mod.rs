@@ -71,6 +71,12 @@ impl Remote {
         }
     }
 
+    /// Returns true if a write of a run that was cut off may land over newer data. A late PUT does
+    /// not: nothing names it.
+    pub fn may_write_late(&self) -> bool {
+        matches!(self, Remote::Nbd(_))
+    }
+
     /// Returns true if discarded sectors may read differently every time.
     pub fn has_vague_discards(&self) -> bool {
         matches!(self, Remote::Nbd(_))

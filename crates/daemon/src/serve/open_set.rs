@@ -82,12 +82,12 @@ pub(super) async fn open<W: World>(
     if let Err(why) = check_choices(&set, &known).await {
         return refuse(&set, why).await;
     }
-    let is_remote = |(_, backing): &(&Member, Backing)| backing.remote.is_some();
+    let may_write_late = |(_, backing): &(&Member, Backing)| backing.may_write_late();
     let late_writes_end = match inherited {
         Some(_) => Nanos(0),
         None => end_of_late_writes(world, &set),
     };
-    if opened.iter().any(is_remote) {
+    if opened.iter().any(may_write_late) {
         wait_for_late_writes(world, late_writes_end).await;
     }
     let mut volumes = Vec::new();

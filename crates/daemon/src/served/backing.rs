@@ -49,6 +49,13 @@ pub(crate) async fn open_backing(
     Ok(Backing { device, lost, remote })
 }
 
+impl Backing {
+    /// See [`Remote::may_write_late`].
+    pub(crate) fn may_write_late(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.may_write_late())
+    }
+}
+
 /// Waits until no server of a remote disk can carry out a write of a run that was cut off.
 pub(crate) async fn wait_for_late_writes<W: World>(world: &W, until: Nanos) {
     let now = world.now();

@@ -40,7 +40,7 @@ impl<W: World> Daemon<W> {
         let opened = open_backing(self.world.host(), config, opening, cache.as_ref()).await;
         let Backing { device: file, lost, remote } =
             opened.map_err(|failure| failure.to_string())?;
-        if remote.is_some() {
+        if remote.as_ref().is_some_and(|remote| remote.may_write_late()) {
             wait_for_late_writes(&self.world, self.late_writes_end).await;
         }
         let superblock = superblock_of(&file).await.map_err(|error| {
