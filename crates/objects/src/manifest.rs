@@ -154,7 +154,7 @@ impl Page {
 pub struct ManifestError {
     /// The first thing that is wrong.
     pub found: String,
-    /// What it should be.
+    /// The thing that should be there.
     pub expected: String,
 }
 

@@ -24,7 +24,7 @@ pub struct ChangedPage {
     moment: u64,
 }
 
-/// What the next root will name. A change before its moment is in it.
+/// Names for the next root. A change before its moment is in it.
 pub struct Moment {
     /// The pages that differ from the last root.
     pub pages: Vec<ChangedPage>,

@@ -31,7 +31,7 @@ pub struct Faults {
     pub late_within: Nanos,
 }
 
-/// How a store treats conditions.
+/// Treatment of conditions by a store.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub enum Conditions {
     /// Checks them.

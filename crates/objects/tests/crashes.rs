@@ -94,7 +94,7 @@ fn late_requests_of_a_dead_writer_are_never_read() {
                 store.faults.set(FAULTS);
                 let end = End { request: env.random() % 250, carried_out: env.random() & 1 == 0 };
                 load_until(&world, &store, &model, Some(end), 50).await;
-                // What the dead writer sent is still on its way.
+                // Requests of the dead writer are still on their way.
                 store.faults.set(Faults { late: 0, ..FAULTS });
                 let (env, disk) = reopen(&world, &store).await;
                 model.verify(&disk, true).await;

@@ -176,7 +176,7 @@ fn a_store_that_ignores_conditions_is_refused_for_writing() {
             let failure = open(&env, &store).await.err().expect("is refused");
             assert_eq!(failure.to_string(), message);
             assert!(store.keys().iter().all(|key| !key.starts_with("probe")));
-            // What is there can be read.
+            // Data that is there can be read.
             let options = OpenOptions { read_only: true, ..options().0 };
             let disk = ObjectDisk::open(&env, store.client(), &options).await.expect("opens");
             let (buf, result) = disk.read(Sector(0), Buf::zeroed(BLOCK as usize)).await;

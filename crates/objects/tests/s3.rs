@@ -128,7 +128,7 @@ fn a_volume_on_a_store_has_the_duties_of_a_device_and_is_there_after_a_restart()
         data.as_mut_slice().fill(7);
         let write = disk.write(Sector(31), data.into(), Durability::Fua);
         assert_eq!(write.await, Ok(()));
-        // As after kill -9: nothing is closed.
+        // Nothing is closed: kill -9 leaves it so.
         let next = ObjectDisk::open(&env, moto.store("a/b"), &options()).await.expect("opens");
         let (buf, result) = next.read(Sector(31), Buf::zeroed(3 << 20)).await;
         assert!(result.is_ok() && buf.as_slice().iter().all(|byte| *byte == 7));
@@ -201,8 +201,8 @@ fn errors_of_a_store_are_told_apart() {
             ("HTTP/1.1 400 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "400"),
             ("", "no answer"),
             (
-                "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nETag: \"1\"\r\nLast-Modified: Mon, 30 Nov \
-                 2026 00:00:00 GMT\r\nConnection: close\r\n\r\ntorn",
+                "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nETag: \"1\"\r\nLast-Modified: Mon, 30 \
+                 Nov 2026 00:00:00 GMT\r\nConnection: close\r\n\r\ntorn",
                 "no answer",
             ),
         ] {

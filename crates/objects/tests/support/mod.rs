@@ -93,7 +93,7 @@ struct Block {
     unsure: bool,
 }
 
-/// What each block of the load may hold.
+/// Contents that each block of the load may have.
 #[derive(Default)]
 pub struct Model {
     blocks: RefCell<Vec<Block>>,
