@@ -31,11 +31,10 @@ pub(super) fn grow(plan: &mut Plan, rng: &mut Rng) {
             1 => AfterStart::default(),
             _ => AfterStart { check: false, again: Some(Nanos::from_micros(rng.scale(1, 2_000))) },
         };
-        let mut at = plan.controls.partition_point(|control| control.after_ops <= after_ops);
-        let pause = Nanos::from_micros(rng.scale(1, 3_000));
-        for action in [ControlAction::GrowCache(buckets), ControlAction::Restart(stop)] {
-            plan.controls.insert(at, Control { after_ops, delay: pause, action });
-            at += 1;
-        }
+        let at = plan.controls.partition_point(|control| control.after_ops <= after_ops);
+        let delay = Nanos::from_micros(rng.scale(1, 3_000));
+        let actions = [ControlAction::GrowCache(buckets), ControlAction::Restart(stop)];
+        let controls = actions.map(|action| Control { after_ops, delay, action });
+        plan.controls.splice(at..at, controls);
     }
 }
