@@ -27,6 +27,9 @@ const UNIX_SEND_BYTES: i32 = 4 << 20;
 const SEND_NOW_BYTES: usize = 2 * SLICE_BYTES + 4096;
 /// Connections that may wait for `accept`.
 const BACKLOG: i32 = 1024;
+/// Time after which the kernel gives up what the peer does not acknowledge, also of a socket that
+/// was closed.
+const UNSENT_MS: i32 = 10_000;
 /// Between attempts to connect to a Unix socket whose backlog is full, and how many of them.
 const CONNECT_PAUSE: Nanos = Nanos::from_millis(1);
 const CONNECT_ATTEMPTS: u32 = 5_000;
@@ -365,6 +368,11 @@ impl HostSocket {
         sys::set_nonblocking(&fd, false).map_err(failed(name, "setting options"))?;
         let fd =
             Rc::try_unwrap(fd).or_else(|fd| fd.try_clone()).map_err(failed(name, "connecting"))?;
+        if tcp {
+            // What was sent before a connection is given up is not delivered long after that.
+            sys::set_socket_option(&fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNSENT_MS)
+                .map_err(failed(name, "setting options"))?;
+        }
         HostSocket::new(env, fd, tcp).map_err(failed(name, "setting options"))
     }
 }

@@ -315,6 +315,9 @@ fn requests_fail_when_patience_is_over_and_go_on_when_the_server_is_back() {
         bench.env.sleep(Nanos::from_secs(10)).await;
         assert_eq!(read(&disk, 100, 512).await, Ok(vec![0; 512]));
         assert_eq!(disk.counters().reconnects, 1);
+        // The write that was refused was never sent: nothing is doubted.
+        assert_eq!(read(&disk, 8, 512).await, Ok(pattern(512, 1)));
+        assert_eq!(disk.flush().await, Ok(()));
         disk.close().await;
     });
 }

@@ -95,7 +95,15 @@ impl Remote {
         }
     }
 
-    /// Ends its use. Nothing may be under way.
+    /// Waits until no write of a connection that was lost can land any more.
+    pub async fn landed(&self) {
+        match self {
+            Remote::Nbd(disk) => disk.landed().await,
+            Remote::S3(_) => {}
+        }
+    }
+
+    /// Ends its use. Nothing may be under way. Returns when nothing can land any more.
     pub async fn close(&self) {
         match self {
             Remote::Nbd(disk) => disk.close().await,

@@ -22,6 +22,7 @@ type Disk = RemoteDisk<HostEnv, HostConnect>;
 
 /// An export that is in use.
 pub struct NbdDisk {
+    name: String,
     disk: Rc<Disk>,
     state: Rc<RefCell<ConnectionState>>,
 }
@@ -64,7 +65,7 @@ impl NbdDisk {
             disk.close().await;
             return Err(read_only(name));
         }
-        Ok(NbdDisk { disk, state })
+        Ok(NbdDisk { name: name.display().to_string(), disk, state })
     }
 
     /// The device.
@@ -80,6 +81,19 @@ impl NbdDisk {
             connections: counters.connections,
             reconnects: counters.reconnects,
             resent_requests: counters.resent,
+        }
+    }
+
+    /// Waits until no write of a connection that was lost can land any more.
+    pub(super) async fn landed(&self) {
+        let left = self.disk.landing();
+        if left > Nanos(0) {
+            tracing::info!(
+                device = self.name,
+                seconds = left.as_millis().div_ceil(1000),
+                "waiting until the server can't carry out any write of a connection that was lost"
+            );
+            self.disk.landed().await;
         }
     }
 
@@ -162,6 +176,16 @@ fn open_failure(name: &Path, to: &NbdExport, error: &OpenFailure, why: Option<&s
         OpenFailure::TlsRequired => Failure::could_not_run(name, "the server demands TLS")
             .expected("a server without TLS: encrypted backing devices are not supported")
             .advice("let the server listen for a tunnel that encrypts, on its own machine only"),
+        OpenFailure::Block { found } => Failure::refused(name, "its blocks are too large")
+            .found(format_args!("requests of {found} bytes at least"))
+            .expected("a power of two, of 65536 bytes at most")
+            .advice("let the server take smaller requests; nbdkit: --filter=blocksize-policy"),
+        OpenFailure::Protocol(_) | OpenFailure::OldServer { .. } => {
+            Failure::could_not_run(name, "it does not speak NBD as it should")
+                .found(error)
+                .expected(format_args!("an NBD server at {}", to.server))
+                .advice("is another service at this port?")
+        }
         error => Failure::could_not_run(name, error),
     }
 }

@@ -14,8 +14,8 @@ use ubcache_objects::{
     ObjectDisk, OpenFailure, OpenOptions, Shape, StoreError, StoreEvent, create,
 };
 
-use super::s3_address::S3Volume;
 use super::connection::{Connection, ConnectionState, Purpose};
+use super::s3_address::S3Volume;
 use crate::failure::Failure;
 use crate::size::show_size;
 

@@ -8,23 +8,23 @@ use ubcache_engine::{
     AttachOptions, AttributeError, CacheSet, CacheUse, CachedVolume, Choice, EngineError,
     FormerRun, Replayed, ServedVolume, SetOptions, TakenOver,
 };
+use ubcache_env::KeptMemory;
 use ubcache_env::local::{Event, Lock};
-use ubcache_env::{KeptMemory, Nanos};
 use ubcache_format::BackingState;
 use ubcache_host::{HostDisk, HostFile};
 use ubcache_nbd::Exports;
 
 use super::names::{choices, names_among, names_of};
-use crate::backing::LATE_WRITES_END;
 use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::open::precheck::{Down, Member, Members, dirty_without_cache, make_for};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
-use crate::served::backing::{Backing, open_backing, say_witness, wait_for_late_writes};
+use crate::served::backing::{Backing, open_backing, say_witness};
 use crate::served::cache::{set_options, without_cache};
 use crate::served::daemon::{Daemon, Served};
 use crate::served::kept::{kept_memory, say_kept};
+use crate::served::late_writes::LateWrites;
 use crate::served::pace::Paces;
 use crate::served::upgrades::Upgrades;
 use crate::served::world::{World, open as open_device};
@@ -83,12 +83,15 @@ pub(super) async fn open<W: World>(
         return refuse(&set, why).await;
     }
     let may_write_late = |(_, backing): &(&Member, Backing)| backing.may_write_late();
-    let late_writes_end = match inherited {
-        Some(_) => Nanos(0),
-        None => end_of_late_writes(world, &set),
+    let late_writes = match inherited {
+        Some(_) => LateWrites::of_upgrade(kept_directory.as_deref(), uuid),
+        None => {
+            let was_clean = no_cache.is_none() && was_clean(&set);
+            LateWrites::of_start(world, kept_directory.as_deref(), uuid, was_clean)
+        }
     };
     if opened.iter().any(may_write_late) {
-        wait_for_late_writes(world, late_writes_end).await;
+        late_writes.pass(world).await;
     }
     let mut volumes = Vec::new();
     for (((member, backing), name), choice) in opened.into_iter().zip(names).zip(choices) {
@@ -168,7 +171,7 @@ pub(super) async fn open<W: World>(
         down: RefCell::new(down),
         cache_path: RefCell::new(members.cache_path.clone()),
         cache_handle: RefCell::new(cache_handle),
-        late_writes_end,
+        late_writes,
         no_cache: RefCell::new(no_cache),
         kept_directory,
         exports,
@@ -254,12 +257,10 @@ async fn open_set<W: World>(
     }
 }
 
-/// Time until which a server may carry out a write of the run before, if that did not end with a
-/// clean stop: it would land over newer data.
-fn end_of_late_writes<W: World>(world: &W, set: &CacheSet<W>) -> Nanos {
+/// Returns true if the journal ends as a clean stop leaves it, or as a run that noted nothing.
+fn was_clean<W: World>(set: &CacheSet<W>) -> bool {
     let Replayed { entries, records } = set.replayed();
-    let was_clean = entries <= 1 && records == 0;
-    if was_clean { Nanos(0) } else { world.now().after(LATE_WRITES_END) }
+    entries <= 1 && records == 0
 }
 
 /// Checks all choices before any disk is changed. Any other error concerns one disk alone.

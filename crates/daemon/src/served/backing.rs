@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ubcache_engine::CachedVolume;
 use ubcache_env::joined::{Header, HeaderCopy, place_for_copy};
-use ubcache_env::{Device, Joined, Nanos, Witness};
+use ubcache_env::{Device, Joined, Witness};
 use ubcache_format::SECTOR_BYTES;
 use ubcache_host::{HostDisk, HostEnv, PageCache};
 
@@ -53,19 +53,6 @@ impl Backing {
     /// See [`Remote::may_write_late`].
     pub(crate) fn may_write_late(&self) -> bool {
         self.remote.as_ref().is_some_and(|remote| remote.may_write_late())
-    }
-}
-
-/// Waits until no server of a remote disk can carry out a write of a run that was cut off.
-pub(crate) async fn wait_for_late_writes<W: World>(world: &W, until: Nanos) {
-    let now = world.now();
-    if now < until {
-        tracing::info!(
-            seconds = until.since(now).as_millis().div_ceil(1000),
-            "the last run did not end with a clean stop: waiting until no server of a remote disk \
-             can still carry out a write of it"
-        );
-        world.sleep_until(until).await;
     }
 }
 

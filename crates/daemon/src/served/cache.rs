@@ -226,14 +226,21 @@ impl<W: World> Daemon<W> {
         let _last = self.membership.lock().await;
         let mut stopped = Ok(());
         let former = std::mem::take(&mut *self.former.borrow_mut());
+        let volumes = self.volumes();
+        let remotes = || volumes.iter().filter_map(|served| served.remote.as_ref());
+        for remote in remotes() {
+            // Before the set says that it has stopped: a kill meanwhile is no clean stop.
+            remote.landed().await;
+        }
         for former in former {
             stopped = stopped.and(former.set.stop().await);
         }
         stopped = stopped.and(self.set().stop().await);
-        for served in self.volumes() {
-            if let Some(remote) = &served.remote {
-                remote.close().await;
-            }
+        for remote in remotes() {
+            remote.close().await;
+        }
+        if stopped.is_ok() {
+            self.late_writes.over();
         }
         stopped
     }

@@ -10,7 +10,6 @@ use ubcache_engine::{
     AttributeError, CacheSet, CachedVolume, EngineError, Exported, FlashVolume, ServedVolume,
     VolumeState,
 };
-use ubcache_env::Nanos;
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
 use ubcache_host::HostDisk;
@@ -18,6 +17,7 @@ use ubcache_nbd::{Exports, Rates};
 
 use super::former_set::Former;
 use super::health::{Health, warnings};
+use super::late_writes::LateWrites;
 use super::listen::Listeners;
 use super::pace::Paces;
 use super::report::{
@@ -53,8 +53,7 @@ pub struct Daemon<W: World> {
     pub(crate) cache_path: RefCell<PathBuf>,
     /// The cache device, for the copies of headers on it.
     pub(crate) cache_handle: RefCell<Option<Rc<HostDisk>>>,
-    /// Time until which a server may carry out a write of the run before.
-    pub(crate) late_writes_end: Nanos,
+    pub(crate) late_writes: LateWrites,
     /// Reason why there is no cache.
     pub(crate) no_cache: RefCell<Option<String>>,
     /// The place of the kept memory of its sets, if there is one.

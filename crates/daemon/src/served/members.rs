@@ -9,7 +9,7 @@ use ubcache_env::{Priority, StreamEnd, StreamId, Volume};
 use ubcache_format::BackingState;
 use ubcache_nbd::Rates;
 
-use super::backing::{Backing, open_backing, say_witness, wait_for_late_writes};
+use super::backing::{Backing, open_backing, say_witness};
 use super::daemon::{Daemon, Served};
 use super::world::World;
 use crate::backing::{is_same_uri, is_uri};
@@ -41,7 +41,7 @@ impl<W: World> Daemon<W> {
         let Backing { device: file, lost, remote } =
             opened.map_err(|failure| failure.to_string())?;
         if remote.as_ref().is_some_and(|remote| remote.may_write_late()) {
-            wait_for_late_writes(&self.world, self.late_writes_end).await;
+            self.late_writes.pass(&self.world).await;
         }
         let superblock = superblock_of(&file).await.map_err(|error| {
             format!("{}: no bcache superblock can be read: {error}", path.display())

@@ -17,6 +17,7 @@
 //! | `handover` | the end of a daemon with which another program goes on |
 //! | [`health`] | health of a set, and warnings in words |
 //! | `kept` | memory that outlives the process: a file beside the control socket |
+//! | `late_writes` | writes of a run that was cut off, at the server of a remote disk |
 //! | [`larger_cache`] | a cache that gets the size of its device |
 //! | [`listen`] | sockets for NBD clients |
 //! | [`maps`] | what is cached of each part of a volume, and what each part of a cache holds |
@@ -52,6 +53,7 @@ pub(crate) mod handover;
 pub mod health;
 pub(crate) mod kept;
 pub mod larger_cache;
+pub(crate) mod late_writes;
 pub mod listen;
 pub mod maps;
 mod members;

@@ -41,8 +41,8 @@ impl<E: Env> CacheSet<E> {
 }
 
 impl<E: Env> Set<E> {
-    /// Writes a chain that has the new buckets, and the entry that names it. If there is no room for
-    /// it, the set stays as it is.
+    /// Writes a chain that has the new buckets, and the entry that names it. If there is no room
+    /// for it, the set stays as it is.
     pub(super) async fn describe_new_buckets(&self) -> Result<(), EngineError> {
         let Some(buckets) = self.grows_to.get() else { return Ok(()) };
         if !self.context.keeps(Rule::A10ChainFirst) {

@@ -24,8 +24,8 @@ impl<E: Env> CacheSet<E> {
     ///
     /// # Errors
     /// The device does not tell its size, or has no room for a volume any more; the volume would
-    /// become shorter, and it may not, or the cache has dirty data beyond the end: it keeps its size
-    /// then. The set has failed or is being stopped.
+    /// become shorter, and it may not, or the cache has dirty data beyond the end: it keeps its
+    /// size then. The set has failed or is being stopped.
     pub async fn resize(
         &self,
         volume: &Rc<CachedVolume<E>>,

@@ -265,7 +265,7 @@ fn parts_of(range: SectorRange, extents: &[StatusExtent], most: usize) -> Vec<(S
     let mut parts: Vec<(SectorRange, bool)> = Vec::new();
     let (mut at, mut bytes) = (range.start.0, range.start.0 * SECTOR_BYTES);
     for extent in extents {
-        bytes += u64::from(extent.length);
+        bytes = bytes.saturating_add(u64::from(extent.length));
         let hole = extent.flags & HOLE == HOLE;
         let end = if hole { bytes / SECTOR_BYTES } else { bytes.div_ceil(SECTOR_BYTES) };
         let end = end.min(range.end.0);

@@ -29,7 +29,7 @@ pub enum OpenFailure {
         found: u16,
     },
     /// The server wants TLS.
-    #[error("the server demands TLS: use nbds:// instead of nbd://")]
+    #[error("the server demands TLS")]
     TlsRequired,
     /// The server has no TLS.
     #[error("the server has no TLS ({0}): use nbd:// if the network is trusted")]

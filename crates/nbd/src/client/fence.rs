@@ -55,6 +55,12 @@ impl Landing {
         quarantine.overlapping(range).map(|(_, until)| until).max()
     }
 
+    /// The moment from which on nothing lands anywhere, if that is not yet.
+    pub fn last_fence(&self, now: Nanos) -> Option<Nanos> {
+        let quarantine = self.quarantine.borrow();
+        quarantine.iter().map(|(_, until)| until).filter(|until| now < *until).max()
+    }
+
     /// Sectors in quarantine.
     pub fn quarantined(&self, now: Nanos) -> u64 {
         let quarantine = self.quarantine.borrow();

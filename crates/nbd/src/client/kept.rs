@@ -97,7 +97,7 @@ impl Kept {
                     continue;
                 }
                 let content = match &copy.content {
-                    Content::Data(data) => Content::Data(data.cut_sectors(low - start, high - low)),
+                    Content::Data(data) => Content::Data(part_of(data, low - start, high - low)),
                     other => other.clone(),
                 };
                 self.bytes += bytes_of(&content);
@@ -161,6 +161,12 @@ impl Kept {
         }
         all
     }
+}
+
+/// A part of a copy. A small one does not keep the memory of the whole.
+fn part_of(data: &IoVec, first: u64, sectors: u64) -> IoVec {
+    let part = data.cut_sectors(first, sectors);
+    if part.len() * 2 < data.len() { part.to_buf().into() } else { part }
 }
 
 fn bytes_of(content: &Content) -> usize {

@@ -277,7 +277,7 @@ impl<E: Env, C: Connect> Receiver<E, C> {
     fn got(&mut self, count: usize) -> Result<(), Reason> {
         let body = self.body.as_mut().expect("content is announced");
         body.at += count;
-        body.request.got.set(body.request.got.get() + count as u32);
+        body.request.got.set(body.request.got.get().saturating_add(count as u32));
         if self.decoder.payload_left() == 0 {
             let body = self.body.take().expect("just seen");
             if body.last {
@@ -333,9 +333,18 @@ impl<E: Env, C: Connect> Receiver<E, C> {
                 if let Some(buf) = request.buf.borrow_mut().as_mut() {
                     buf.as_mut_slice()[at..at + length as usize].fill(0);
                 }
-                request.got.set(request.got.get() + length);
+                request.got.set(request.got.get().saturating_add(length));
             }
-            Chunk::BlockStatus { extents, .. } => request.extents.borrow_mut().extend(extents),
+            Chunk::BlockStatus { context, extents } => {
+                let is_asked = matches!(request.ask, Ask::Status)
+                    && Some(context) == self.link.export.allocation
+                    && request.extents.borrow().is_empty();
+                if !is_asked {
+                    let name = request.name();
+                    return Err(format!("a block status too many in the answer to a {name}"));
+                }
+                *request.extents.borrow_mut() = extents;
+            }
             Chunk::Error { error, .. } => set_error(&request, Some(error)),
             Chunk::Unknown { kind, .. }
                 if kind & crate::proto::constants::chunk::ERROR_BIT != 0 =>
@@ -379,10 +388,38 @@ fn set_error(request: &Request, error: Option<ErrorCode>) {
 /// Byte of the read's memory for a chunk.
 fn place_in(request: &Request, offset: u64, length: u32) -> Result<usize, Reason> {
     let start = request.range.start.0 * super::SECTOR_BYTES;
-    let end = start + u64::from(request.read_length());
-    if offset < start || offset + u64::from(length) > end {
-        let name = request.name();
-        return Err(format!("{length} bytes at {offset} in the answer to a {name}"));
+    let from = offset.checked_sub(start);
+    let to = from.and_then(|from| from.checked_add(u64::from(length)));
+    let inside = from.zip(to).filter(|(_, to)| *to <= u64::from(request.read_length()));
+    match inside.filter(|(from, to)| request.cover(*from, *to)) {
+        Some((from, _)) => Ok(from as usize),
+        None => {
+            let name = request.name();
+            Err(format!("{length} bytes at {offset} in the answer to a {name}"))
+        }
     }
-    Ok((offset - start) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use ubcache_env::{Sector, SectorRange};
+
+    use super::*;
+
+    #[test]
+    fn chunks_outside_the_read_are_refused() {
+        let read = || Request::new(Ask::Read, SectorRange::new(Sector(8), 8), Nanos(0));
+        assert_eq!(place_in(&read(), 4096, 4096), Ok(0));
+        assert_eq!(place_in(&read(), 8000, 192), Ok(3904));
+        for (offset, length) in [
+            (4095, 2),
+            (8000, 193),
+            (8192, 1),
+            (0, 1),
+            (u64::MAX - 255, 4096),
+            (u64::MAX, u32::MAX),
+        ] {
+            assert!(place_in(&read(), offset, length).is_err(), "{length} bytes at {offset}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ mod shared;
 
 use std::rc::Rc;
 
-use ubcache_env::{Env, Priority, Stream, StreamError, Task};
+use ubcache_env::{Env, Nanos, Priority, Stream, StreamError, Task};
 
 use crate::proto::constants::transmission;
 pub use failure::OpenFailure;
@@ -97,9 +97,26 @@ impl<E: Env, C: Connect> RemoteDisk<E, C> {
     }
 
     /// Answers requests that are under way, and says goodbye to the server. Later ones fail.
+    /// Returns when nothing of a lost connection can land any more (L1): whoever opens the export
+    /// next knows of none.
     pub async fn close(&self) {
         self.hang_up();
         self.task.join().await;
+        self.landed().await;
+    }
+
+    /// Waits until no write of a connection that was lost by now can land any more.
+    pub async fn landed(&self) {
+        let env = &self.shared.env;
+        if let Some(fence) = self.shared.landing.last_fence(env.now()) {
+            env.sleep_until(fence).await;
+        }
+    }
+
+    /// Time until no write of a connection that was lost by now can land any more.
+    pub fn landing(&self) -> Nanos {
+        let now = self.shared.env.now();
+        self.shared.landing.last_fence(now).map_or(Nanos(0), |fence| fence.since(now))
     }
 
     fn hang_up(&self) {

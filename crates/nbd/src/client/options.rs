@@ -125,7 +125,7 @@ impl fmt::Display for RemoteEvent {
             RemoteEvent::Failing { reason } => write!(
                 f,
                 "no server for too long ({reason}): requests fail until it is back, and attempts \
-                 to reach it go on"
+                 to reach it go on. To do: start the server, or check the network"
             ),
             RemoteEvent::GivenUp { reason } => write!(f, "given up: {reason}"),
             RemoteEvent::Grown { found, expected } => write!(
@@ -135,7 +135,8 @@ impl fmt::Display for RemoteEvent {
             RemoteEvent::MayBeLost { sectors } => write!(
                 f,
                 "the server may have lost {sectors} sectors that were written and not flushed: \
-                 the next flush fails"
+                 the next flush fails. To do: check what programs wrote last before they got an \
+                 error"
             ),
         }
     }

@@ -1,6 +1,7 @@
 //! A request to the server, which outlives the future that waits for its answer.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use ubcache_env::local::Event;
 use ubcache_env::{Buf, IoError, IoResult, IoVec, Nanos, Sector, SectorRange};
@@ -38,6 +39,14 @@ pub(super) struct Request {
     pub error: Cell<Option<i32>>,
     /// Of a flush: its number. Of a write: flushes that had failed when it was sent.
     pub mark: Cell<u64>,
+    /// It was sent, once at least.
+    pub sent: Cell<bool>,
+    /// It was under way over a connection that was lost.
+    pub lost: Cell<bool>,
+    /// Bytes of a read that chunks have brought: end by start.
+    pub covered: RefCell<BTreeMap<u64, u64>>,
+    /// A flush that the client needs itself: its error is owed to the caller of the next one.
+    pub own: bool,
     /// It was sent over a connection that was lost, and may land until then.
     pub fence: Cell<Option<Nanos>>,
     /// It is sent before other requests of a new session.
@@ -59,6 +68,10 @@ impl Request {
             extents: RefCell::default(),
             error: Cell::default(),
             mark: Cell::default(),
+            sent: Cell::default(),
+            lost: Cell::default(),
+            covered: RefCell::default(),
+            own: false,
             fence: Cell::default(),
             urgent: Cell::default(),
             replay: false,
@@ -67,8 +80,8 @@ impl Request {
         }
     }
 
-    pub fn flush(asked: Nanos) -> Request {
-        Request::new(Ask::Flush, SectorRange::new(Sector(0), 0), asked)
+    pub fn flush(asked: Nanos, own: bool) -> Request {
+        Request { own, ..Request::new(Ask::Flush, SectorRange::new(Sector(0), 0), asked) }
     }
 
     /// Returns true if it changes what the server has.
@@ -104,7 +117,8 @@ impl Request {
             }
             Ask::Zeroes { holes, fast } => {
                 let hole = if *holes { 0 } else { cmd_flag::NO_HOLE };
-                let fast = if *fast { cmd_flag::FAST_ZERO } else { 0 };
+                // One that may have been carried out has to be.
+                let fast = if *fast && !self.lost.get() { cmd_flag::FAST_ZERO } else { 0 };
                 (Command::WriteZeroes, hole | fast)
             }
             Ask::Trim => (Command::Trim, 0),
@@ -118,11 +132,25 @@ impl Request {
         crate::proto::Request { flags, command, cookie, offset, length }
     }
 
-    /// Takes back what an earlier sending has brought.
+    /// It is about to be sent: takes back what an earlier sending has brought.
     pub fn restart(&self) {
+        self.sent.set(true);
+        self.covered.borrow_mut().clear();
         self.got.set(0);
         self.error.set(None);
         self.extents.borrow_mut().clear();
+    }
+
+    /// A chunk brings these bytes, from the start of the read. False: one has brought some of them
+    /// before.
+    pub fn cover(&self, from: u64, to: u64) -> bool {
+        let mut covered = self.covered.borrow_mut();
+        let before = covered.range(..to).next_back();
+        let is_new = from == to || before.is_none_or(|(_, end)| *end <= from);
+        if is_new && from < to {
+            covered.insert(from, to);
+        }
+        is_new
     }
 
     /// Its name in messages.
@@ -146,4 +174,31 @@ pub(super) const ENOTSUP: i32 = 95;
 /// The error of the device for an error number of the server.
 pub(super) fn error_of(errno: i32) -> IoError {
     if errno == ENOTSUP { IoError::NotSupported } else { IoError::Os(errno) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_chunks_bring_the_same_bytes() {
+        let request = Request::new(Ask::Read, SectorRange::new(Sector(8), 8), Nanos(0));
+        assert!(request.cover(0, 512) && request.cover(1024, 2048) && request.cover(512, 1024));
+        assert!(!request.cover(0, 1) && !request.cover(1000, 1100) && !request.cover(2047, 4096));
+        assert!(request.cover(2048, 4096) && request.cover(2048, 2048));
+        request.restart();
+        assert!(request.cover(0, 4096));
+    }
+
+    #[test]
+    fn a_discard_that_is_sent_again_has_to_be_carried_out() {
+        let range = SectorRange::new(Sector(8), 8);
+        let request = Request::new(Ask::Zeroes { holes: true, fast: true }, range, Nanos(0));
+        let (flags, minimum, maximum) = (u16::MAX, 512, 1 << 20);
+        let export =
+            Export { size: 1 << 20, flags, minimum, maximum, structured: true, allocation: None };
+        assert_ne!(request.header(1, &export).flags & cmd_flag::FAST_ZERO, 0);
+        request.lost.set(true);
+        assert_eq!(request.header(1, &export).flags & cmd_flag::FAST_ZERO, 0);
+    }
 }

@@ -275,8 +275,13 @@ impl<E: Env, C: Connect> Shared<E, C> {
                     request.fence.set(Some(fence));
                 }
                 if request.replay {
+                    if self.failing.get() {
+                        // A server that hangs over a copy would keep everything else waiting.
+                        self.kept.borrow_mut().doubt(request.range);
+                    }
                     continue;
                 }
+                request.lost.set(request.changes());
                 if matches!(request.ask, Ask::Trim) {
                     self.settle_trim(&request);
                     continue;
@@ -293,14 +298,6 @@ impl<E: Env, C: Connect> Shared<E, C> {
             }
         }
         self.put_back(back);
-        // A server that hangs over a copy for too long keeps everything else from going on.
-        let over = self.failing.get() && self.urgent_left.get() > 0;
-        if over {
-            let left: Vec<Rc<Request>> = self.urgent.take().into();
-            for request in left.iter().filter(|request| request.replay) {
-                self.kept.borrow_mut().doubt(request.range);
-            }
-        }
     }
 
     /// Tries to reach the server until it has the export that it had.

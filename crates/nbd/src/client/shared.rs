@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_env::local::{Event, Notify};
+use ubcache_env::local::{Event, Lock, Notify};
 use ubcache_env::{Env, IntervalSet, IoError, IoResult, Nanos, Priority};
 
 use super::export::Export;
@@ -65,6 +65,8 @@ pub(super) struct Shared<E: Env, C: Connect> {
     pub owed: Cell<bool>,
     /// Flushes that have failed.
     failed_flushes: Cell<u64>,
+    /// Flushes are under way one by one: what one of them has used up, the next one can't know.
+    flushing: Lock,
     /// A flush makes room for copies.
     making_room: Cell<bool>,
     cookie: Cell<u64>,
@@ -104,6 +106,7 @@ impl<E: Env, C: Connect> Shared<E, C> {
             lost: RefCell::default(),
             owed: Cell::default(),
             failed_flushes: Cell::default(),
+            flushing: Lock::default(),
             making_room: Cell::default(),
             cookie: Cell::new(1),
             reconnects: Cell::default(),
@@ -212,7 +215,9 @@ impl<E: Env, C: Connect> Shared<E, C> {
                 return false;
             }
         }
-        if matches!(request.ask, Ask::Read) && self.lost.borrow().overlaps(request.range) {
+        if matches!(request.ask, Ask::Read | Ask::Status)
+            && self.lost.borrow().overlaps(request.range)
+        {
             // L2: it would be older than what was answered before.
             self.env.mark("remote_read_of_lost_data_fails");
             self.finish(request, Err(IoError::Os(EIO)));
@@ -250,7 +255,7 @@ impl<E: Env, C: Connect> Shared<E, C> {
                 self.kept.borrow_mut().flush_failed();
                 self.finish(request, Err(error_of(errno)));
             }
-            (Ask::Zeroes { fast: true, .. }, Some(ENOTSUP)) => {
+            (Ask::Zeroes { fast: true, .. }, Some(ENOTSUP)) if !request.lost.get() => {
                 self.finish(request, Err(IoError::NotSupported));
             }
             (_, Some(errno)) => self.fail(request, error_of(errno)),
@@ -315,21 +320,27 @@ impl<E: Env, C: Connect> Shared<E, C> {
         if !self.export.is_volatile() {
             return Ok(());
         }
-        let result = self.flush_once().await;
-        self.owed.set(self.owed.get() || result.is_err());
-        result
+        self.flush_once(true).await
     }
 
-    async fn flush_once(self: &Rc<Self>) -> IoResult {
-        let request = Rc::new(Request::flush(self.env.now()));
-        self.submit(request.clone());
+    /// Flushes when no other flush is under way: of two, the one that the server answers with
+    /// success may stand for what the other one has failed to write. Goes on to its end also if
+    /// nobody waits any more.
+    async fn flush_once(self: &Rc<Self>, own: bool) -> IoResult {
+        let request = Rc::new(Request::flush(self.env.now(), own));
+        let (shared, sent) = (self.clone(), request.clone());
+        self.env.spawn(Priority::Foreground, async move {
+            let _one = shared.flushing.lock().await;
+            shared.submit(sent.clone());
+            sent.done.wait().await;
+        });
         request.done.wait().await;
         request.result.take().unwrap_or(Err(IoError::Gone))
     }
 
     /// Flushes; fails once if the server may have lost what it had answered.
     pub async fn flush(self: &Rc<Self>) -> IoResult {
-        let result = self.flush_once().await;
+        let result = self.flush_once(false).await;
         if self.owed.get() && result.is_ok() {
             // L2: told once.
             self.env.mark("remote_flush_fails_after_loss");
@@ -356,9 +367,13 @@ impl<E: Env, C: Connect> Shared<E, C> {
         if request.replay {
             return;
         }
-        if request.changes() && self.export.is_volatile() {
+        if request.changes() && request.sent.get() && self.export.is_volatile() {
             // It may have landed, so what was there before can't be written again.
             self.kept.borrow_mut().doubt(request.range);
+            if request.lost.get() {
+                // Nor was that written again to this server, which may have lost it.
+                self.doubt_is_loss();
+            }
         }
         match request.fence.get() {
             Some(fence) if fence > self.env.now() && !self.options.rules.early_errors => {
@@ -379,6 +394,10 @@ impl<E: Env, C: Connect> Shared<E, C> {
         }
         if request.changes() {
             self.landing.release(request.range);
+        }
+        if request.own && result.is_err() {
+            // L2: whoever flushes next is told.
+            self.owed.set(true);
         }
         *request.result.borrow_mut() = Some(result);
         request.done.set();
