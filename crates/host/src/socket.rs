@@ -369,7 +369,7 @@ impl HostSocket {
         let fd =
             Rc::try_unwrap(fd).or_else(|fd| fd.try_clone()).map_err(failed(name, "connecting"))?;
         if tcp {
-            // What was sent before a connection is given up is not delivered long after that.
+            // Bytes of a connection that was given up are not delivered long after that.
             sys::set_socket_option(&fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNSENT_MS)
                 .map_err(failed(name, "setting options"))?;
         }

@@ -17,9 +17,9 @@ when they connect again; then the file system on it can grow (`resize2fs`, `xfs_
 A disk that has become shorter: refused while the volume is in use, and while the cache has dirty
 data beyond the new end. Flash-only volumes: `ubcache flash resize`.
 
-A cache that has grown: `ubcache resize --cache` of a set that runs, and then `ubcache upgrade`, which
-starts it again with all of its clients; `ubcache resize -C DEVICE` of one that does not run. What
-is cached stays. A power cut at any moment leaves the set with its former or its new size.
+A cache that has grown: `ubcache resize --cache` of a set that runs, and then `ubcache upgrade`,
+which starts it again with all of its clients; `ubcache resize -C DEVICE` of one that does not run.
+What is cached stays. A power cut at any moment leaves the set with its former or its new size.
 
 Exit codes: 0 done, 1 refused, 2 could not run.
 

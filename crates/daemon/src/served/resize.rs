@@ -34,7 +34,10 @@ impl<W: World> Daemon<W> {
                 );
                 Refusal::new(Kind::Conflict, said)
                     .found(format_args!("room for {}", show_size(after)))
-                    .advice("end its users, or give the disk its former size again; then this command again")
+                    .advice(
+                        "end its users, or give the disk its former size again; then this command \
+                         again",
+                    )
             }
             EngineError::BeyondEnd { dirty, last, end } => {
                 let said = format!(

@@ -186,10 +186,10 @@ impl<S: System> Run<S> {
         Ok(())
     }
 
-    /// As [`Run::cut`], while the volume is served.
+    /// The same as [`Run::cut`] does, while the volume is served.
     async fn cut_served(&self, disk: usize, sectors: u64) -> Step {
         let volume = disk - 1;
-        // What is being written back would be beyond the end. Remote clients see another size when
+        // Writeback might be under way beyond the end. Remote clients see another size when
         // they connect again, which those of the plan do not do now.
         if self.says_dirty(disk) || self.setup.plan.frontend != Frontend::Direct {
             return self.cut(disk, sectors).await;
@@ -198,7 +198,7 @@ impl<S: System> Run<S> {
         if self.try_start().await?.is_some() {
             return Ok(());
         }
-        // What is in the cache then.
+        // The cache has it then.
         self.read_all().await?;
         self.note(format!("disk {disk} is {sectors} sectors shorter, while it is served"));
         self.disk(disk).resize(S::DATA_AT.0 + kept);
