@@ -9,7 +9,7 @@
 //! connections are cut and the request is carried out later, although its client is connected
 //! again; the server hangs over it for longer than its client waits; the server is killed, or its
 //! machine loses its power with what was not flushed, and starts again. What was cut is carried out
-//! within [`LATE_MAX`], which the client's fence is longer than.
+//! within `LATE_MAX`, which the client's fence is longer than.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};

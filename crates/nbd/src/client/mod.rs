@@ -1,4 +1,4 @@
-//! A block device over NBD: a client that keeps the server's export as a [`Device`].
+//! A block device over NBD: a client that keeps the server's export as a [`Device`](ubcache_env::Device).
 //!
 //! | module | holds |
 //! |---|---|
