@@ -1,4 +1,5 @@
-//! A block device over NBD: a client that keeps the server's export as a [`Device`](ubcache_env::Device).
+//! A block device over NBD: a client that keeps the export of a server as a
+//! [`Device`](ubcache_env::Device).
 //!
 //! | module | holds |
 //! |---|---|
