@@ -600,3 +600,88 @@ fn certificates_are_read_again_at_a_hang_up() {
     assert!(!info(&uri_for(&daemon, &old)).status.success(), "another authority");
     daemon.stop();
 }
+
+/// A server of a backing device, on a unix socket.
+struct Server(std::process::Child);
+
+impl Server {
+    fn start(socket: &Path, disk: &Path, options: &[&str]) -> Server {
+        let _ = std::fs::remove_file(socket);
+        let mut command = tool("nbdkit");
+        command.args(["-f", "-U", text(socket)]).args(options).args(["file", text(disk)]);
+        let mut server = Server(command.spawn().expect("nbdkit runs"));
+        while !socket.exists() {
+            let ended = server.0.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "{ended:?}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `ubcache show` of a disk that can't be reached; its message.
+fn not_shown(uri: &str) -> String {
+    let output = support::ubcache().arg("show").arg(uri).output().expect("ubcache runs");
+    assert!(!output.status.success(), "{uri}");
+    stderr(&output)
+}
+
+#[test]
+fn a_backing_device_is_reached_by_tls() {
+    let test = "a_backing_device_is_reached_by_tls";
+    if !have(test, &["certtool", "nbdkit"]) {
+        return;
+    }
+    each_io(test, |io, directory| {
+        let ours = certificates(&directory.join("pki"), &[]);
+        let (disk, cache) = (directory.join("disk.img"), directory.join("cache.img"));
+        support::sparse(&disk, 16 << 20);
+        support::sparse(&cache, 64 << 20);
+        let socket = directory.join("server.sock");
+        let certificates = format!("--tls-certificates={}", ours.display());
+        let options = ["--tls=require", "--tls-verify-peer", &certificates];
+        let server = Server::start(&socket, &disk, &options);
+        let at = format!("///?socket={}", socket.display());
+        let known = format!("&tls-certificates={}", ours.display());
+        let uri = format!("nbds+unix:{at}{known}&tls-hostname=localhost");
+        let mut make = support::ubcache();
+        make.arg("make").arg("-C").arg(&cache).args(["--bucket", "64k", "--label", "data", "-B"]);
+        must(make.arg(&uri));
+        let daemon = Daemon::start(io, directory, &cache, &[uri.clone().into()], &[]);
+        let mut data = vec![0; 1 << 20];
+        pseudo_random(7, &mut data);
+        let mut client = daemon.client("data");
+        client.write(0, &data, true).expect("a write");
+        drop(server);
+        let server = Server::start(&socket, &disk, &options);
+        client.write(1 << 20, &data, true).expect("a write, when the server is back");
+        daemon.stop();
+        let content = std::fs::read(&disk).expect("the disk");
+        assert!(
+            content[8192..][..1 << 20] == data && content[8192 + (1 << 20)..][..1 << 20] == data
+        );
+
+        // Refusals, each with its reason.
+        let said = not_shown(&format!("nbd+unix:{at}"));
+        assert!(said.contains("demands TLS") && said.contains("nbds"), "{said}");
+        let said = not_shown(&format!("nbds+unix:{at}{known}&tls-hostname=elsewhere"));
+        assert!(said.contains("for another name"), "{said}");
+        let stranger = of_client(&ours, &directory.join("stranger"), &["ca-cert.pem"]);
+        let strange = format!("&tls-certificates={}", stranger.display());
+        let said = not_shown(&format!("nbds+unix:{at}{strange}&tls-hostname=localhost"));
+        assert!(said.contains("certificate"), "{said}");
+        let said = not_shown(&format!("nbds+unix:{at}&tls-certificates=/nowhere"));
+        assert!(said.contains("/nowhere/ca-cert.pem"), "{said}");
+        drop(server);
+        let _plain = Server::start(&socket, &disk, &[]);
+        let said = not_shown(&uri);
+        assert!(said.contains("has no TLS"), "{said}");
+    });
+}

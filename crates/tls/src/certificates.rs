@@ -54,7 +54,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(path: &Path, what: impl fmt::Display, expected: impl fmt::Display) -> Refusal {
+    pub(crate) fn new(
+        path: &Path,
+        what: impl fmt::Display,
+        expected: impl fmt::Display,
+    ) -> Refusal {
         Refusal {
             path: path.to_owned(),
             what: what.to_string(),
@@ -63,7 +67,7 @@ impl Refusal {
         }
     }
 
-    fn advice(mut self, advice: impl fmt::Display) -> Refusal {
+    pub(crate) fn advice(mut self, advice: impl fmt::Display) -> Refusal {
         self.advice = advice.to_string();
         self
     }
@@ -171,7 +175,7 @@ fn fault(certificate: &EndEntityCert<'_>, at: u64) -> Option<webpki::Error> {
     certificate.verify_for_usage(ALL_VERIFICATION_ALGS, &[], &[], at, usage, None, None).err()
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Refusal> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Refusal> {
     const EXPECTED: &str = "PEM: -----BEGIN CERTIFICATE-----";
     let content = read(path)?;
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&content).collect();
@@ -183,7 +187,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Refusal> {
     Ok(found)
 }
 
-fn private_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'static>, Refusal> {
+pub(crate) fn private_key(
+    path: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<PrivateKeyDer<'static>, Refusal> {
     const EXPECTED: &str = "PEM: -----BEGIN PRIVATE KEY-----";
     let content = read(path)?;
     let mode = std::fs::metadata(path).map(|about| about.permissions().mode()).unwrap_or_default();

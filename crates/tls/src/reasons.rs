@@ -1,5 +1,7 @@
 //! Reasons for a failed handshake, in words for the log.
 
+use std::fmt;
+
 use rustls::{AlertDescription, CertificateError, Error};
 
 /// A moment, for people.
@@ -27,50 +29,84 @@ pub(crate) fn date(unix_seconds: u64) -> String {
     format!("{year:04}-{month:02}-{:02} {hour:02}:{minute:02} UTC", day + 1)
 }
 
+/// The other side of a connection.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Peer {
+    Client,
+    Server,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Peer::Client => "client",
+            Peer::Server => "server",
+        })
+    }
+}
+
+impl Peer {
+    /// The likely reason of one that leaves without a word.
+    pub(crate) fn may_refuse(self) -> &'static str {
+        match self {
+            Peer::Client => "it may not accept the certificate of this server",
+            Peer::Server => {
+                "it may want a certificate of this client, or not accept the one it has"
+            }
+        }
+    }
+}
+
 /// The reason for a failure.
-pub(crate) fn reason(error: &Error) -> String {
+pub(crate) fn reason(error: &Error, peer: Peer) -> String {
+    let this = if peer == Peer::Client { Peer::Server } else { Peer::Client };
     match error {
         Error::NoCertificatesPresented => {
-            "the client shows no certificate, and one is required".to_owned()
+            format!("the {peer} shows no certificate, and one is required")
         }
-        Error::InvalidCertificate(fault) => of_certificate(fault),
+        Error::InvalidCertificate(fault) => of_certificate(fault, peer),
+        Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            format!("the {peer} wants a certificate of this {this}")
+        }
         Error::AlertReceived(alert) => match alert {
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnsupportedCertificate => format!(
-                "the client does not accept the certificate of this server (alert {alert:?})"
+                "the {peer} does not accept the certificate of this {this} (alert {alert:?})"
             ),
-            alert => format!("the client ends the handshake (alert {alert:?})"),
+            alert => format!("the {peer} ends the handshake (alert {alert:?})"),
         },
         Error::InvalidMessage(error) => {
-            format!("the client sends something that is not TLS ({error:?})")
+            format!("the {peer} sends something that is not TLS ({error:?})")
         }
         error => error.to_string(),
     }
 }
 
-fn of_certificate(fault: &CertificateError) -> String {
+fn of_certificate(fault: &CertificateError, peer: Peer) -> String {
     match fault {
         CertificateError::ExpiredContext { not_after, .. } => {
-            format!("the client's certificate expired on {}", date(not_after.as_secs()))
+            format!("the {peer}'s certificate expired on {}", date(not_after.as_secs()))
         }
         CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("the client's certificate is valid only from {}", date(not_before.as_secs()))
+            format!("the {peer}'s certificate is valid only from {}", date(not_before.as_secs()))
         }
         CertificateError::UnknownIssuer => {
-            "the client's certificate is not signed by an authority that is accepted here"
-                .to_owned()
+            format!("the {peer}'s certificate is not signed by an authority that is accepted here")
         }
-        CertificateError::BadSignature => "the client's certificate is not signed by an authority \
-                                           that is accepted here, though by one of the same \
-                                           name; or the client has not its key"
-            .to_owned(),
+        CertificateError::BadSignature => format!(
+            "the {peer}'s certificate is not signed by an authority that is accepted here, though \
+             by one of the same name; or the {peer} has not its key"
+        ),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("the {peer}'s certificate is for another name: {fault}")
+        }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "the client's certificate is not for clients (extended key usage)".to_owned()
+            format!("the {peer}'s certificate is not for {peer}s (extended key usage)")
         }
-        fault => format!("the client's certificate is refused: {fault}"),
+        fault => format!("the {peer}'s certificate is refused: {fault}"),
     }
 }
 

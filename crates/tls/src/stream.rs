@@ -1,4 +1,4 @@
-//! A stream that is encrypted when the client asks for it.
+//! A stream that is encrypted when the client asks for it, for either side.
 //!
 //! Records are made and opened in the task of the connection, a few at a time; nothing blocks, and
 //! what is to be sent waits only for the stream below. A receive and a send may be under way at
@@ -11,12 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use ubcache_env::local::Lock;
 use ubcache_env::{Buf, BufPool, IoVec, Protection, Stream, StreamError};
 
 use crate::progress::Progress;
-use crate::reasons::reason;
+use crate::reasons::{Peer, reason};
 
 /// Bytes received at once.
 const RECEIVE_BYTES: usize = 32 << 10;
@@ -30,12 +31,19 @@ const MEMORY_BYTES: usize = RECEIVE_BYTES + 3 * (18 << 10) + 2 * RECORDS_BYTES;
 /// Bytes that are thrown away after a failed handshake, so that the client can read the reason.
 const LAST_BYTES: usize = 256 << 10;
 
+/// The side of this program.
+#[derive(Debug)]
+enum Side {
+    Server(Arc<ServerConfig>),
+    Client(Arc<ClientConfig>, ServerName<'static>),
+}
+
 /// A stream on which a client has to ask for TLS.
 pub struct TlsStream<S> {
     stream: Rc<S>,
-    config: Arc<ServerConfig>,
+    side: Side,
     /// Present once the client has asked.
-    connection: RefCell<Option<Box<ServerConnection>>>,
+    connection: RefCell<Option<Box<Connection>>>,
     incoming: RefCell<Incoming>,
     sending: Lock,
     buffers: BufPool,
@@ -55,9 +63,22 @@ struct Incoming {
 impl<S: Stream> TlsStream<S> {
     /// A stream over another one, which is in the clear until the client asks for TLS.
     pub fn new(stream: Rc<S>, config: Arc<ServerConfig>) -> TlsStream<S> {
+        TlsStream::of_side(stream, Side::Server(config))
+    }
+
+    /// The client's side of such a stream; the certificate of the server has to be for that name.
+    pub fn client(
+        stream: Rc<S>,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> TlsStream<S> {
+        TlsStream::of_side(stream, Side::Client(config, name))
+    }
+
+    fn of_side(stream: Rc<S>, side: Side) -> TlsStream<S> {
         TlsStream {
             stream,
-            config,
+            side,
             connection: RefCell::default(),
             incoming: RefCell::default(),
             sending: Lock::default(),
@@ -77,21 +98,21 @@ impl<S: Stream> TlsStream<S> {
     }
 
     /// Runs `act` on the connection, which is there.
-    fn with<T>(&self, act: impl FnOnce(&mut ServerConnection) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
         act(self.connection.borrow_mut().as_mut().expect("the client has asked for TLS"))
     }
 
     async fn shake_hands(&self) -> Result<(), StreamError> {
         while self.with(|connection| connection.is_handshaking()) {
             if self.has_all_opened() && !self.receive().await? {
-                return Err(left_in_handshake());
+                return Err(self.left_in_handshake());
             }
             let opened = self.open();
             // Also the reason of a failure.
             let sent = self.flush().await;
             opened?;
             sent.map_err(|error| match error {
-                StreamError::Closed => left_in_handshake(),
+                StreamError::Closed => self.left_in_handshake(),
                 error => error,
             })?;
         }
@@ -136,7 +157,7 @@ impl<S: Stream> TlsStream<S> {
             let taken = connection.read_tls(&mut &buf.as_slice()[*start..*end]);
             *start += taken.map_err(|error| StreamError::Tls(error.to_string()))?;
             let opened = connection.process_new_packets();
-            opened.map(drop).map_err(|error| StreamError::Tls(reason(&error)))
+            opened.map(drop).map_err(|error| StreamError::Tls(reason(&error, self.peer())))
         })
     }
 
@@ -209,20 +230,38 @@ impl<S: Stream> TlsStream<S> {
         }
     }
 
-    /// The stream has ended, though the client had not said that it would.
+    fn peer(&self) -> Peer {
+        match self.side {
+            Side::Server(_) => Peer::Client,
+            Side::Client(..) => Peer::Server,
+        }
+    }
+
+    fn left_in_handshake(&self) -> StreamError {
+        let peer = self.peer();
+        let words =
+            format!("the {peer} ended the connection in the handshake: {}", peer.may_refuse());
+        StreamError::Tls(words)
+    }
+
+    /// The stream has ended, though the peer had not said that it would.
     fn ended(&self) -> Result<usize, StreamError> {
         if self.progress.is_closed() {
             return Ok(0);
         }
         let words = match self.has_content.get() {
-            true => "the connection was cut: the client had not announced its end (close_notify)",
-            // Some clients look at the certificate only now.
-            false => {
-                "the client ended the connection after the handshake: it may not accept the \
-                 certificate of this server"
-            }
+            true => format!(
+                "the connection was cut: the {} had not announced its end (close_notify)",
+                self.peer()
+            ),
+            // Some look at the certificate only now.
+            false => format!(
+                "the {} ended the connection after the handshake: {}",
+                self.peer(),
+                self.peer().may_refuse()
+            ),
         };
-        Err(StreamError::Tls(words.to_owned()))
+        Err(StreamError::Tls(words))
     }
 
     async fn send_content(&self, from: IoVec) -> Result<(), StreamError> {
@@ -276,10 +315,20 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     async fn encrypt(&self) -> Result<(), StreamError> {
-        let connection = ServerConnection::new(self.config.clone());
+        let connection = match &self.side {
+            Side::Server(config) => ServerConnection::new(config.clone()).map(Connection::from),
+            Side::Client(config, name) => {
+                ClientConnection::new(config.clone(), name.clone()).map(Connection::from)
+            }
+        };
         let connection = connection.map_err(|error| StreamError::Tls(error.to_string()))?;
         *self.connection.borrow_mut() = Some(Box::new(connection));
-        let shaken = Box::pin(self.shake_hands()).await;
+        // A client speaks first.
+        let begun = self.flush().await;
+        let shaken = match begun {
+            Ok(()) => Box::pin(self.shake_hands()).await,
+            Err(error) => Err(error),
+        };
         if shaken.is_err() {
             Box::pin(self.hear_out()).await;
         }
@@ -291,17 +340,9 @@ impl<S: Stream> Stream for TlsStream<S> {
             return;
         }
         self.with(|connection| connection.send_close_notify());
-        // The client may be gone.
+        // The peer may be gone.
         drop(Box::pin(self.flush()).await);
     }
-}
-
-fn left_in_handshake() -> StreamError {
-    StreamError::Tls(
-        "the client ended the connection in the handshake: it may not accept the certificate of \
-         this server"
-            .to_owned(),
-    )
 }
 
 /// Memory that is filled from its start.

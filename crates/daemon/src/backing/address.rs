@@ -38,6 +38,26 @@ pub struct NbdExport {
     pub server: NbdServer,
     /// Name of the export; empty for the server's default.
     pub export: String,
+    /// The connection is encrypted.
+    pub tls: Option<NbdTls>,
+}
+
+impl NbdExport {
+    /// Returns true if its URI has paths of this machine.
+    fn names_files(&self) -> bool {
+        let certificates = self.tls.as_ref().is_some_and(|tls| tls.certificates.is_some());
+        certificates || matches!(self.server, NbdServer::Unix(_))
+    }
+}
+
+/// Words of a URI about TLS, by the names that libnbd has for them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NbdTls {
+    /// Directory with `ca-cert.pem`, and `client-cert.pem` and `client-key.pem` if the server wants
+    /// them. None: the authorities of the system, and no certificate.
+    pub certificates: Option<PathBuf>,
+    /// The name in the certificate of the server, if it is not that of the host.
+    pub hostname: Option<String>,
 }
 
 /// The place of an NBD server.
@@ -77,9 +97,14 @@ pub fn is_same_uri(one: &Path, other: &Path) -> bool {
 /// The working directory is not known.
 pub fn absolute(name: &Path) -> io::Result<PathBuf> {
     match BackingName::parse(name) {
-        Ok(BackingName::Nbd(NbdExport { server: NbdServer::Unix(socket), export })) => {
-            let server = NbdServer::Unix(std::path::absolute(socket)?);
-            Ok(NbdExport { server, export }.to_string().into())
+        Ok(BackingName::Nbd(mut export)) if export.names_files() => {
+            if let NbdServer::Unix(socket) = &mut export.server {
+                *socket = std::path::absolute(&*socket)?;
+            }
+            if let Some(directory) = export.tls.as_mut().and_then(|tls| tls.certificates.as_mut()) {
+                *directory = std::path::absolute(&*directory)?;
+            }
+            Ok(export.to_string().into())
         }
         Ok(BackingName::Path(path)) => std::path::absolute(path),
         Ok(BackingName::Nbd(_) | BackingName::S3(_)) | Err(_) => Ok(name.to_owned()),
@@ -97,25 +122,27 @@ impl BackingName {
         };
         let wrong = Wrong { name, scheme };
         match scheme.to_ascii_lowercase().as_str() {
-            "nbd" => nbd_over_tcp(rest, &wrong).map(BackingName::Nbd),
-            "nbd+unix" => nbd_over_unix(rest, &wrong).map(BackingName::Nbd),
-            "nbds" | "nbds+unix" => Err(wrong.encrypted()),
+            "nbd" => nbd_over_tcp(rest, &wrong, false).map(BackingName::Nbd),
+            "nbds" => nbd_over_tcp(rest, &wrong, true).map(BackingName::Nbd),
+            "nbd+unix" => nbd_over_unix(rest, &wrong, false).map(BackingName::Nbd),
+            "nbds+unix" => nbd_over_unix(rest, &wrong, true).map(BackingName::Nbd),
             "s3" => s3_address::parse(rest, &wrong).map(BackingName::S3),
             _ => Err(Failure::could_not_run(name, "no kind of backing device")
                 .found(format_args!("the scheme \"{scheme}\""))
                 .expected(
-                    "a path, nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, or \
-                     s3://BUCKET/PREFIX",
+                    "a path, nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, the same \
+                     with nbds for TLS, or s3://BUCKET/PREFIX",
                 )
                 .advice("a file with that name is ./NAME")),
         }
     }
 
-    /// The URI of a remote device, the same for all ways to write it.
+    /// The URI of a remote device, the same for all ways to write it and to reach it, encrypted or
+    /// not.
     pub fn uri(&self) -> Option<String> {
         match self {
             BackingName::Path(_) => None,
-            BackingName::Nbd(export) => Some(export.to_string()),
+            BackingName::Nbd(export) => Some(NbdExport { tls: None, ..export.clone() }.to_string()),
             BackingName::S3(volume) => Some(volume.to_string()),
         }
     }
@@ -146,6 +173,14 @@ impl Wrong<'_> {
     pub(super) fn because(&self, found: impl fmt::Display) -> Failure {
         let (what, form) = match self.scheme.to_ascii_lowercase().as_str() {
             "nbd" => ("an NBD export", "nbd://HOST[:PORT]/EXPORT"),
+            "nbds" => (
+                "an NBD export",
+                "nbds://HOST[:PORT]/EXPORT[?tls-certificates=DIRECTORY&tls-hostname=NAME]",
+            ),
+            "nbds+unix" => (
+                "an NBD export",
+                "nbds+unix:///EXPORT?socket=PATH[&tls-certificates=DIRECTORY&tls-hostname=NAME]",
+            ),
             "s3" => (
                 "a volume on an object store",
                 "s3://BUCKET/PREFIX[?size=SIZE&object=SIZE&endpoint=http://HOST:PORT&region=REGION\
@@ -157,16 +192,6 @@ impl Wrong<'_> {
             .found(found)
             .expected(form)
             .advice("bytes with a meaning in a URI are written as %XX: a space is %20, % is %25")
-    }
-
-    fn encrypted(&self) -> Failure {
-        Failure::could_not_run(self.name, "encrypted backing devices are not supported")
-            .found(format_args!("the scheme \"{}\"", self.scheme))
-            .expected("nbd or nbd+unix")
-            .advice(
-                "let a tunnel encrypt: `stunnel`, `ssh -L` or WireGuard, and name its end on this \
-                 machine",
-            )
     }
 
     pub(super) fn decode(&self, text: &str) -> Result<String, Failure> {
@@ -188,14 +213,33 @@ impl Wrong<'_> {
     }
 }
 
-fn nbd_over_tcp(rest: &str, wrong: &Wrong<'_>) -> Result<NbdExport, Failure> {
+/// Takes a parameter about TLS; false: it is none.
+fn take_tls(tls: &mut Option<NbdTls>, parameter: &str, wrong: &Wrong<'_>) -> Result<bool, Failure> {
+    let Some(tls) = tls else { return Ok(false) };
+    match parameter.split_once('=') {
+        Some(("tls-certificates", path)) if !path.is_empty() && tls.certificates.is_none() => {
+            tls.certificates = Some(wrong.decode(path)?.into());
+        }
+        Some(("tls-hostname", name)) if !name.is_empty() && tls.hostname.is_none() => {
+            tls.hostname = Some(wrong.decode(name)?);
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn nbd_over_tcp(rest: &str, wrong: &Wrong<'_>, encrypted: bool) -> Result<NbdExport, Failure> {
     let rest = without_fragment(rest, wrong)?;
-    if let Some((_, query)) = rest.split_once('?') {
-        return Err(wrong.because(format_args!("parameters: \"{query}\"")));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut tls = encrypted.then(NbdTls::default);
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        if !take_tls(&mut tls, parameter, wrong)? {
+            return Err(wrong.because(format_args!("the parameter \"{parameter}\"")));
+        }
     }
     let (authority, export) = rest.split_once('/').unwrap_or((rest, ""));
     if authority.contains('@') {
-        return Err(wrong.because("a user, which NBD without TLS has not"));
+        return Err(wrong.because("a user, which is for keys that are shared before (PSK)"));
     }
     // An address of IPv6 has colons of its own, and stands in brackets.
     let (host, port) = match authority.strip_prefix('[').and_then(|it| it.split_once(']')) {
@@ -220,18 +264,21 @@ fn nbd_over_tcp(rest: &str, wrong: &Wrong<'_>) -> Result<NbdExport, Failure> {
         },
     };
     let server = NbdServer::Tcp(wrong.decode(host)?, port);
-    Ok(NbdExport { server, export: wrong.decode(export)? })
+    Ok(NbdExport { server, export: wrong.decode(export)?, tls })
 }
 
-fn nbd_over_unix(rest: &str, wrong: &Wrong<'_>) -> Result<NbdExport, Failure> {
+fn nbd_over_unix(rest: &str, wrong: &Wrong<'_>, encrypted: bool) -> Result<NbdExport, Failure> {
     let rest = without_fragment(rest, wrong)?;
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, export) = path.split_once('/').unwrap_or((path, ""));
     if !authority.is_empty() {
         return Err(wrong.because(format_args!("\"{authority}\" where no host stands")));
     }
-    let mut socket = None;
+    let (mut socket, mut tls) = (None, encrypted.then(NbdTls::default));
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        if take_tls(&mut tls, parameter, wrong)? {
+            continue;
+        }
         match parameter.split_once('=') {
             Some(("socket", _)) if socket.is_some() => return Err(wrong.because("two sockets")),
             Some(("socket", path)) if !path.is_empty() => socket = Some(wrong.decode(path)?),
@@ -239,7 +286,8 @@ fn nbd_over_unix(rest: &str, wrong: &Wrong<'_>) -> Result<NbdExport, Failure> {
         }
     }
     let socket = socket.ok_or_else(|| wrong.because("no socket"))?;
-    Ok(NbdExport { server: NbdServer::Unix(socket.into()), export: wrong.decode(export)? })
+    let server = NbdServer::Unix(socket.into());
+    Ok(NbdExport { server, export: wrong.decode(export)?, tls })
 }
 
 pub(super) fn without_fragment<'a>(rest: &'a str, wrong: &Wrong<'_>) -> Result<&'a str, Failure> {
@@ -263,14 +311,27 @@ impl fmt::Display for NbdServer {
 impl fmt::Display for NbdExport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let export = utf8_percent_encode(&self.export, IN_EXPORT);
+        let scheme = if self.tls.is_some() { "nbds" } else { "nbd" };
+        let mut parameters = Vec::new();
         match &self.server {
-            NbdServer::Tcp(..) => write!(f, "nbd://{}/{export}", self.server),
+            NbdServer::Tcp(..) => write!(f, "{scheme}://{}/{export}", self.server)?,
             NbdServer::Unix(path) => {
-                let path = path.to_string_lossy();
-                let socket = utf8_percent_encode(&path, IN_SOCKET);
-                write!(f, "nbd+unix:///{export}?socket={socket}")
+                write!(f, "{scheme}+unix:///{export}")?;
+                parameters.push(("socket", path.to_string_lossy().into_owned()));
             }
         }
+        let tls = self.tls.iter();
+        let directory = tls.clone().filter_map(|tls| tls.certificates.as_ref());
+        parameters.extend(
+            directory.map(|path| ("tls-certificates", path.to_string_lossy().into_owned())),
+        );
+        let hostname = tls.filter_map(|tls| tls.hostname.clone());
+        parameters.extend(hostname.map(|name| ("tls-hostname", name)));
+        for (index, (name, value)) in parameters.iter().enumerate() {
+            let sign = if index == 0 { '?' } else { '&' };
+            write!(f, "{sign}{name}={}", utf8_percent_encode(value, IN_SOCKET))?;
+        }
+        Ok(())
     }
 }
 
@@ -296,7 +357,25 @@ mod tests {
             ("nbd+unix://?socket=s", NbdServer::Unix("s".into()), ""),
         ] {
             let found = nbd(text);
-            assert_eq!(found, NbdExport { server, export: export.into() }, "{text}");
+            assert_eq!(found, NbdExport { server, export: export.into(), tls: None }, "{text}");
+            assert_eq!(nbd(&found.to_string()), found, "{found}");
+        }
+    }
+
+    #[test]
+    fn uris_with_tls_may_name_certificates() {
+        for (text, directory, hostname) in [
+            ("nbds://host/disk", None, None),
+            ("nbds://host/disk?tls-certificates=/etc/a%20b", Some("/etc/a b"), None),
+            ("nbds+unix:///d?socket=/s&tls-hostname=host", None, Some("host")),
+            ("nbds+unix:///?tls-hostname=h&tls-certificates=c&socket=/s", Some("c"), Some("h")),
+        ] {
+            let found = nbd(text);
+            let tls = NbdTls {
+                certificates: directory.map(PathBuf::from),
+                hostname: hostname.map(str::to_owned),
+            };
+            assert_eq!(found.tls, Some(tls), "{text}");
             assert_eq!(nbd(&found.to_string()), found, "{found}");
         }
     }
@@ -328,7 +407,10 @@ mod tests {
             ("nbd://host:x/disk", "the port \"x\""),
             ("nbd://[::1]x/disk", "\"x\" behind the address"),
             ("nbd://me@host/disk", "a user"),
-            ("nbd://host/disk?socket=/x", "parameters: \"socket=/x\""),
+            ("nbd://host/disk?socket=/x", "the parameter \"socket=/x\""),
+            ("nbd://host/disk?tls-hostname=x", "the parameter \"tls-hostname=x\""),
+            ("nbds://host/disk?tls-hostname=", "the parameter \"tls-hostname=\""),
+            ("nbds://host/?tls-hostname=a&tls-hostname=b", "the parameter \"tls-hostname=b\""),
             ("nbd://host/a#b", "\"#b\""),
             ("nbd://host/a%2", "\"%2\" instead of % and two digits"),
             ("nbd://host/%ff", "does not stand for UTF-8"),
@@ -338,7 +420,6 @@ mod tests {
             ("nbd+unix:///disk?socket=/a&socket=/b", "two sockets"),
             ("nbd+unix:///disk?socket=/a&tls=1", "the parameter \"tls=1\""),
             ("nbd+unix://host/disk?socket=/a", "\"host\" where no host stands"),
-            ("nbds://host/disk", "the scheme \"nbds\""),
             ("http://host/disk", "the scheme \"http\""),
         ] {
             let refused = BackingName::parse(Path::new(text)).expect_err(text).to_string();

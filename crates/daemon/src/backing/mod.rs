@@ -10,13 +10,14 @@
 //! | [`connection`] | the purpose of a connection, and its state |
 //! | `blocking` | the same for commands, with blocking calls |
 //! | [`address`] | names of backing devices: paths and URIs |
-//! | [`nbd`] | exports of NBD servers |
+//! | [`nbd`], `nbd_stream` | exports of NBD servers, and connections to them |
 //! | [`s3`], [`s3_address`] | volumes on object stores, and their URIs |
 
 pub mod address;
 pub(crate) mod blocking;
 pub mod connection;
 pub mod nbd;
+mod nbd_stream;
 pub mod s3;
 pub mod s3_address;
 

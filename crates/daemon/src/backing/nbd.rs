@@ -11,6 +11,7 @@ use ubcache_nbd::client::{Connect, OpenFailure, RemoteDisk, RemoteEvent, RemoteO
 
 use super::address::{NbdExport, NbdServer};
 use super::connection::{Connection, ConnectionState, LATE_WRITES_END, Purpose};
+use super::nbd_stream::{NbdStream, Tls};
 use crate::failure::Failure;
 
 /// Time that a server has for an answer to a command that only looks.
@@ -40,8 +41,12 @@ impl NbdDisk {
     ) -> Result<NbdDisk, Failure> {
         let state = Rc::<RefCell<ConnectionState>>::default();
         let last_error = Rc::<RefCell<Option<String>>>::default();
-        let connect =
-            HostConnect { env: env.clone(), to: to.server.clone(), last: last_error.clone() };
+        let tls = match &to.tls {
+            None => None,
+            Some(tls) => Some(Tls::read(name, &to.server, tls)?),
+        };
+        let server = to.server.clone();
+        let connect = HostConnect { env: env.clone(), to: server, tls, last: last_error.clone() };
         let mut options = RemoteOptions::default();
         match purpose {
             Purpose::Look => {
@@ -138,6 +143,20 @@ fn read_only(name: &Path) -> Failure {
 
 fn open_failure(name: &Path, to: &NbdExport, error: &OpenFailure, why: Option<&str>) -> Failure {
     match error {
+        OpenFailure::Connect(StreamError::Tls(why)) => {
+            Failure::could_not_run(name, "the server can't be trusted, or does not trust ubcache")
+                .found(why)
+                .expected("certificates by which both sides know each other")
+                .advice(
+                    "tls-certificates=DIRECTORY in the URI, with the ca-cert.pem that has signed \
+                     the server's certificate, and client-cert.pem and client-key.pem if it wants \
+                     them; tls-hostname=NAME if its certificate is for another name",
+                )
+        }
+        OpenFailure::NoTls(_) => Failure::could_not_run(name, "the server has no TLS")
+            .found(error)
+            .expected("a server that encrypts")
+            .advice("start it with certificates, or name it by nbd:// on a network you trust"),
         OpenFailure::Connect(_) => Failure::could_not_run(name, "the server can't be reached")
             .found(why.map_or_else(|| error.to_string(), str::to_owned))
             .expected(format_args!("an NBD server at {}", to.server))
@@ -174,8 +193,8 @@ fn open_failure(name: &Path, to: &NbdExport, error: &OpenFailure, why: Option<&s
                  the server say that it flushes",
             ),
         OpenFailure::TlsRequired => Failure::could_not_run(name, "the server demands TLS")
-            .expected("a server without TLS: encrypted backing devices are not supported")
-            .advice("let the server listen for a tunnel that encrypts, on its own machine only"),
+            .expected("nbds:// or nbds+unix://")
+            .advice("write nbds in the place of nbd, with tls-certificates=DIRECTORY"),
         OpenFailure::Block { found } => Failure::refused(name, "its blocks are too large")
             .found(format_args!("requests of {found} bytes at least"))
             .expected("a power of two, of 65536 bytes at most")
@@ -194,6 +213,7 @@ fn open_failure(name: &Path, to: &NbdExport, error: &OpenFailure, why: Option<&s
 pub struct HostConnect {
     env: HostEnv,
     to: NbdServer,
+    tls: Option<Tls>,
     /// Words about the last attempt, which have more than a number.
     last: Rc<RefCell<Option<String>>>,
 }
@@ -229,15 +249,16 @@ impl HostConnect {
 }
 
 impl Connect for HostConnect {
-    type Stream = HostSocket;
+    type Stream = NbdStream;
 
-    async fn connect(&self) -> Result<HostSocket, StreamError> {
-        match &self.to {
+    async fn connect(&self) -> Result<NbdStream, StreamError> {
+        let socket = match &self.to {
             NbdServer::Tcp(host, port) => self.connect_tcp(host, *port).await,
             NbdServer::Unix(path) => {
                 let connected = HostSocket::connect_unix(&self.env, path).await;
                 connected.map_err(|error| self.failed(error))
             }
-        }
+        };
+        Ok(NbdStream::new(socket?, self.tls.as_ref()))
     }
 }
