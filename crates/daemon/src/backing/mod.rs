@@ -54,7 +54,7 @@ impl Remote {
         match BackingName::parse(name)? {
             BackingName::Path(_) => Ok(None),
             BackingName::Nbd(export) => {
-                let opened = NbdDisk::open(env, name, &export, purpose).await?;
+                let opened = Box::pin(NbdDisk::open(env, name, &export, purpose)).await?;
                 Ok(Some(Remote::Nbd(opened)))
             }
             BackingName::S3(volume) => {
