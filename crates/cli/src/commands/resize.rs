@@ -23,9 +23,8 @@ What is cached stays. A power cut at any moment leaves the set with its former o
 
 Exit codes: 0 done, 1 refused, 2 could not run.
 
-Examples:
-  ubcache resize --cache && ubcache upgrade
-  lvextend -L +100G /dev/vg/data && ubcache resize data && resize2fs /dev/ublkb0";
+Example:
+  ubcache resize data && resize2fs /dev/ublkb0";
 
 /// Give a volume, or a cache, the size that its device has now, while clients use it
 #[derive(clap::Args, Debug)]
