@@ -10,9 +10,10 @@ use super::choose::Daemon;
 use super::print;
 
 const AFTER: &str = "\
-After the disk has grown (`lvextend`, `truncate`, a larger network disk): the volume grows while its
-clients go on. A block device (ublk) and a virtual machine see the new size at once, NBD clients
-when they connect again; then the file system on it can grow (`resize2fs`, `xfs_growfs`).
+After the disk has grown (`lvextend`, `truncate`): the volume grows while its clients go on. A block
+device (ublk) and a virtual machine see the new size at once, NBD clients when they connect again;
+then the file system on it can grow (`resize2fs`, `xfs_growfs`). A disk behind a network keeps its
+size until the next start.
 
 A disk that has become shorter: refused while the volume is in use, and while the cache has dirty
 data beyond the new end. Flash-only volumes: `ubcache flash resize`.
