@@ -400,11 +400,16 @@ fn configuration_files_name_exports_by_their_uris() {
     expect_words(&bad, &["not the URI of an NBD export", "no socket"]);
 }
 
-/// Refusal of a `make` on an export; `serve` of it is not tried, as nothing can be made there.
-fn refused(uri: &str) -> String {
+/// A `make` on an export that fails; its message.
+fn run_make(uri: &str) -> String {
     let output = ubcache().args(["make", "-B", uri]).output().expect("ubcache runs");
     assert!(!output.status.success(), "{uri}");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Refusal of a `make` on an export; `serve` of it is not tried, as nothing can be made there.
+fn refused(uri: &str) -> String {
+    let said = run_make(uri);
     assert!(said.contains(uri), "{said}");
     said
 }
@@ -470,7 +475,8 @@ fn servers_that_are_not_there_are_named() {
         &refused("nbd://no-such-host.invalid/disk"),
         &["no-such-host.invalid is not known"],
     );
-    expect_words(&refused("nbds://localhost/disk"), &["encrypted backing devices"]);
+    let uri = format!("nbds://127.0.0.1:{free}/disk?tls-certificates=/nowhere");
+    expect_words(&run_make(&uri), &["/nowhere/ca-cert.pem", "can't read it"]);
     expect_words(&refused("nbd://localhost:x/disk"), &["the port \"x\""]);
     let (cache, disks) = make_set(directory, &[16], &[]);
     let serve = |arguments: &[&str]| run(ubcache().arg("serve").args(arguments));

@@ -1,12 +1,24 @@
 //! Kept memory in a file.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use ubcache_env::KeptMemory;
 use ubcache_host::HostKept;
 
 const SET: [u8; 16] = [7; 16];
 const CAPACITY: usize = 4096;
+
+/// Opens a file that this process has closed. A child of another test has it until it runs its own
+/// program.
+fn open_again(path: &Path, set: [u8; 16], capacity: usize) -> HostKept {
+    loop {
+        match HostKept::open(path, set, capacity) {
+            Err(error) if error.is_in_use() => std::thread::yield_now(),
+            opened => return opened.expect("opens"),
+        }
+    }
+}
 
 #[test]
 fn bytes_are_there_when_the_file_is_opened_again() {
@@ -27,7 +39,7 @@ fn bytes_are_there_when_the_file_is_opened_again() {
     }
     assert_eq!(kept.read(), expected);
     drop(kept);
-    let again = HostKept::open(&path, SET, CAPACITY).expect("opens");
+    let again = open_again(&path, SET, CAPACITY);
     assert_eq!((again.capacity(), again.read()), (CAPACITY, expected));
     assert_eq!(path.metadata().expect("there is a file").permissions().mode() & 0o777, 0o600);
 }
@@ -37,12 +49,11 @@ fn memory_of_another_set_boot_or_size_is_begun_anew() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("kept");
     let fill = || {
-        let kept = HostKept::open(&path, SET, CAPACITY).expect("opens");
+        let kept = open_again(&path, SET, CAPACITY);
         kept.drop_front(kept.read().len());
         kept.append(b"something");
     };
-    let is_empty =
-        |set, capacity| HostKept::open(&path, set, capacity).expect("opens").read().is_empty();
+    let is_empty = |set, capacity| open_again(&path, set, capacity).read().is_empty();
     fill();
     assert!(!is_empty(SET, CAPACITY));
     assert!(is_empty([8; 16], CAPACITY));
