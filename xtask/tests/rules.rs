@@ -59,6 +59,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("A7", "nothing is detached"),
     ("A8", "one cache, always the same"),
     ("A9", "one backing device, always the same"),
+    ("A10", "no buckets"),
     ("N1", "there is room or there is none, as for any copy"),
     ("N2", "records have room"),
     ("N3", "no buckets"),

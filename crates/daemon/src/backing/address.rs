@@ -8,17 +8,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 
 use super::s3_address::{self, S3Volume};
+use super::uri::{IN_EXPORT, IN_SOCKET, Wrong, without_fragment};
 use crate::failure::Failure;
 
 /// The port of NBD, registered for it.
 const NBD_PORT: u16 = 10809;
-/// The bytes of an export's name that have a meaning in a URI.
-const IN_EXPORT: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'?');
-/// The same for the path of a socket.
-pub(super) const IN_SOCKET: &AsciiSet = &IN_EXPORT.add(b'&').add(b'+');
 
 /// The name of a backing device, read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -120,7 +117,7 @@ impl BackingName {
         let Some((scheme, rest)) = name.to_str().and_then(split_scheme) else {
             return Ok(BackingName::Path(name.to_owned()));
         };
-        let wrong = Wrong { name, scheme };
+        let wrong = Wrong::new(name, scheme);
         match scheme.to_ascii_lowercase().as_str() {
             "nbd" => nbd_over_tcp(rest, &wrong, false).map(BackingName::Nbd),
             "nbds" => nbd_over_tcp(rest, &wrong, true).map(BackingName::Nbd),
@@ -159,56 +156,6 @@ impl BackingName {
                 Some(last.unwrap_or(&location.bucket).to_owned())
             }
             _ => name.file_name().map(|name| name.to_string_lossy().into_owned()),
-        }
-    }
-}
-
-/// A name that can't be read, for messages.
-pub(super) struct Wrong<'a> {
-    name: &'a Path,
-    scheme: &'a str,
-}
-
-impl Wrong<'_> {
-    pub(super) fn because(&self, found: impl fmt::Display) -> Failure {
-        let (what, form) = match self.scheme.to_ascii_lowercase().as_str() {
-            "nbd" => ("an NBD export", "nbd://HOST[:PORT]/EXPORT"),
-            "nbds" => (
-                "an NBD export",
-                "nbds://HOST[:PORT]/EXPORT[?tls-certificates=DIRECTORY&tls-hostname=NAME]",
-            ),
-            "nbds+unix" => (
-                "an NBD export",
-                "nbds+unix:///EXPORT?socket=PATH[&tls-certificates=DIRECTORY&tls-hostname=NAME]",
-            ),
-            "s3" => (
-                "a volume on an object store",
-                "s3://BUCKET/PREFIX[?size=SIZE&object=SIZE&endpoint=http://HOST:PORT&region=REGION\
-                 &profile=NAME&credentials=FILE]",
-            ),
-            _ => ("an NBD export", "nbd+unix:///EXPORT?socket=PATH"),
-        };
-        Failure::could_not_run(self.name, format_args!("not the URI of {what}"))
-            .found(found)
-            .expected(form)
-            .advice("bytes with a meaning in a URI are written as %XX: a space is %20, % is %25")
-    }
-
-    pub(super) fn decode(&self, text: &str) -> Result<String, Failure> {
-        let bad = text.match_indices('%').find(|(at, _)| {
-            let digits = text.as_bytes().get(at + 1..at + 3);
-            !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-        });
-        if let Some((at, _)) = bad {
-            let rest: String = text[at..].chars().take(3).collect();
-            return Err(self.because(format_args!("\"{rest}\" instead of % and two digits")));
-        }
-        let text = percent_decode_str(text).decode_utf8().map_err(|_| {
-            self.because(format_args!("\"{text}\", which does not stand for UTF-8"))
-        })?;
-        match text.contains('\0') {
-            true => Err(self.because("a byte that is zero (%00)")),
-            false => Ok(text.into_owned()),
         }
     }
 }
@@ -288,13 +235,6 @@ fn nbd_over_unix(rest: &str, wrong: &Wrong<'_>, encrypted: bool) -> Result<NbdEx
     let socket = socket.ok_or_else(|| wrong.because("no socket"))?;
     let server = NbdServer::Unix(socket.into());
     Ok(NbdExport { server, export: wrong.decode(export)?, tls })
-}
-
-pub(super) fn without_fragment<'a>(rest: &'a str, wrong: &Wrong<'_>) -> Result<&'a str, Failure> {
-    match rest.split_once('#') {
-        None => Ok(rest),
-        Some((_, fragment)) => Err(wrong.because(format_args!("\"#{fragment}\""))),
-    }
 }
 
 impl fmt::Display for NbdServer {

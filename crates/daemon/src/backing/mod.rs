@@ -10,6 +10,7 @@
 //! | [`connection`] | the purpose of a connection, and its state |
 //! | `blocking` | the same for commands, with blocking calls |
 //! | [`address`] | names of backing devices: paths and URIs |
+//! | `uri` | parts of URIs, and messages about bad ones |
 //! | [`nbd`], `nbd_stream` | exports of NBD servers, and connections to them |
 //! | [`s3`], [`s3_address`] | volumes on object stores, and their URIs |
 
@@ -20,6 +21,7 @@ pub mod nbd;
 mod nbd_stream;
 pub mod s3;
 pub mod s3_address;
+mod uri;
 
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use percent_encoding::utf8_percent_encode;
 use ubcache_objects::s3::Location;
 
-use super::address::{IN_SOCKET, Wrong, without_fragment};
+use super::uri::{IN_SOCKET, Wrong, without_fragment};
 use crate::failure::Failure;
 use crate::size::parse_size;
 

@@ -45,14 +45,13 @@ impl<E: Env> Set<E> {
     /// for it, the set stays as it is.
     pub(super) async fn describe_new_buckets(&self) -> Result<(), EngineError> {
         let Some(buckets) = self.grows_to.get() else { return Ok(()) };
-        if !self.context.keeps(Rule::A10ChainFirst) {
-            return Ok(());
-        }
-        let described = self.allocator.write_longer_chain(buckets).await;
-        if described.is_err() {
+        if self.context.keeps(Rule::A10ChainFirst)
+            && let Err(error) = self.allocator.write_longer_chain(buckets).await
+        {
             self.grows_to.set(None);
+            return Err(error);
         }
-        described
+        Ok(())
     }
 
     /// Everything else is durable: the superblock counts the new buckets.
