@@ -97,6 +97,13 @@ impl Adopted {
         disk.write_all_at(bytes, at).expect("a write past ubcache");
     }
 
+    /// Makes the disk larger, and tells its daemon.
+    fn grow(&self, daemon: &Daemon, mib: u64) {
+        let disk = File::options().write(true).open(&self.disk).expect("the disk");
+        disk.set_len(mib * MIB).expect("a larger disk");
+        must(self.ubcache("resize").arg("--control").arg(&daemon.control));
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("serve.log")).expect("a log")
     }
@@ -334,12 +341,7 @@ fn a_disk_that_grows_while_it_is_served_is_taken_at_the_next_start() {
     each_io("a_disk_that_grows_while_it_is_served_is_taken_at_the_next_start", |io, directory| {
         let set = Adopted::new(io, directory);
         let served = set.serve(&[]);
-        File::options()
-            .write(true)
-            .open(&set.disk)
-            .and_then(|disk| disk.set_len((DISK_MIB + 16) * MIB))
-            .expect("a larger disk");
-        must(set.ubcache("resize").arg("--control").arg(&served.control));
+        set.grow(&served, DISK_MIB + 16);
         let mut client = served.client("data");
         assert_eq!(client.bytes(), (DISK_MIB + 16) * MIB);
         client.write(DISK_MIB * MIB, &vec![5; MIB as usize], true).expect("a write at the new end");
@@ -357,12 +359,7 @@ fn a_disk_that_grew_and_was_not_written_is_taken_at_the_next_start() {
     each_io("a_disk_that_grew_and_was_not_written_is_taken_at_the_next_start", |io, directory| {
         let set = Adopted::new(io, directory);
         let served = set.serve(&[]);
-        File::options()
-            .write(true)
-            .open(&set.disk)
-            .and_then(|disk| disk.set_len((DISK_MIB + 16) * MIB))
-            .expect("a larger disk");
-        must(set.ubcache("resize").arg("--control").arg(&served.control));
+        set.grow(&served, DISK_MIB + 16);
         served.kill();
         let served = set.serve(&[]);
         assert_eq!(served.client("data").bytes(), (DISK_MIB + 16) * MIB);

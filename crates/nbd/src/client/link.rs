@@ -36,8 +36,6 @@ pub(super) struct Link<S> {
     pub ended: Event,
     /// Reason of a loss.
     pub reason: RefCell<Option<String>>,
-    /// The server has ended it, and this side had not.
-    pub ended_by_server: Cell<bool>,
     /// A request was sent, or the last one was answered.
     pub changed: Notify,
 }
@@ -63,7 +61,6 @@ impl<S: Stream> Link<S> {
             draining: Cell::default(),
             ended: Event::default(),
             reason: RefCell::default(),
-            ended_by_server: Cell::default(),
             changed: Notify::default(),
         }
     }
@@ -248,10 +245,7 @@ impl<E: Env, C: Connect> Receiver<E, C> {
                 }
             }
             match received {
-                Ok(0) => {
-                    self.link.ended_by_server.set(!self.link.ended.is_set());
-                    return "the server ended the connection".to_owned();
-                }
+                Ok(0) => return "the server ended the connection".to_owned(),
                 Ok(_) => {}
                 Err(error) => return format!("receiving: {error}"),
             }

@@ -87,11 +87,6 @@ impl<E: Env, C: Connect> RemoteDisk<E, C> {
         self.shared.export.has(transmission::READ_ONLY)
     }
 
-    /// Returns true if the server says that seeks are slow.
-    pub fn rotational(&self) -> bool {
-        self.shared.export.has(transmission::ROTATIONAL)
-    }
-
     /// Counters so far.
     pub fn counters(&self) -> RemoteCounters {
         self.shared.counters()

@@ -18,9 +18,6 @@ pub struct RemoteOptions {
     /// Time for which a server may still carry out what came over a connection that was closed
     /// (rule L1). Must be longer than any server takes.
     pub fence: Nanos,
-    /// The end of a connection, when the server sends it first, proves that nothing of it lands
-    /// later. True of a server with a local disk, and not of one that passes requests on.
-    pub end_is_final: bool,
     /// Memory for answered writes until a flush covers them (rule L2).
     pub keep_bytes: usize,
     /// Take a server that can't flush for one that has written what it answered.
@@ -42,7 +39,6 @@ impl Default for RemoteOptions {
             deadline: Nanos::from_secs(30),
             patience: Nanos::from_secs(120),
             fence: Nanos::from_secs(30),
-            end_is_final: false,
             keep_bytes: 64 << 20,
             assume_durable: false,
             retry_min: Nanos::from_millis(100),

@@ -268,9 +268,8 @@ impl<E: Env, C: Connect> Shared<E, C> {
         let mut back = Vec::new();
         for link in links {
             let under_way = std::mem::take(&mut *link.under_way.borrow_mut());
-            let is_final = self.options.end_is_final && link.ended_by_server.get();
             for (request, _) in under_way.into_values() {
-                if request.changes() && !is_final {
+                if request.changes() {
                     self.landing.quarantine(request.range, fence);
                     request.fence.set(Some(fence));
                 }
