@@ -9,6 +9,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use super::suite::OPTIMIZED;
+
 const LOADS: &[&str] =
     &["hit", "hot-hit", "ublk-hit", "miss", "write", "write-clean", "write-through"];
 /// The load of `ubcache-bench guest`: vhost-user-blk without an engine.
@@ -107,10 +109,8 @@ fn count(cargo: &str) -> Option<BTreeMap<String, f64>> {
 
 /// Runs the benchmark, which counts these loads.
 fn counted(cargo: &str, arguments: &[&str], loads: &[&str]) -> Option<BTreeMap<String, f64>> {
-    // Without link-time optimisation, which takes minutes.
     let mut command = Command::new(cargo);
-    command.args(["run", "--release", "--quiet", "--config", "profile.release.lto=\"off\""]);
-    command.args(["--target-dir", "target/instructions", "-p", "ubcache-bench", "--"]);
+    command.args(["run", "--quiet"]).args(OPTIMIZED).args(["-p", "ubcache-bench", "--"]);
     command.args(arguments);
     let output = command.stderr(Stdio::inherit()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -21,12 +21,11 @@ mod bench;
 mod instructions;
 mod manual;
 mod package;
+mod suite;
 mod tidy;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
 
 /// A program that tests call, the Debian package that has it.
 const NEEDED: &[(&str, &str)] = &[
@@ -78,16 +77,16 @@ const TOOLS: &str = "target/tools";
 /// Their build, where they share what they depend on.
 const TOOLS_BUILD: &str = "target/tools-build";
 
-/// Seeds of the simulator that every change has to pass. They reach every mark of the engine.
-const SEEDS: &str = "0..2000";
-
 /// Runs crates/torture.
 const TORTURE: [&str; 6] = ["run", "--quiet", "--release", "-p", "ubcache-torture", "--"];
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     let done = match task.as_str() {
-        "test" => test(),
+        "test" => {
+            say_missing();
+            suite::run(&cargo())
+        }
         "packages" => {
             install();
             true
@@ -260,122 +259,4 @@ fn has(program: &str) -> bool {
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into(), Path::new(TOOLS).join("bin")])
         .any(|directory| directory.join(program).is_file())
-}
-
-/// All tests; `true` if all of them passed.
-fn test() -> bool {
-    say_missing();
-    let begin = Instant::now();
-    let mut skipped = Vec::new();
-    let cargo = cargo();
-    let steps: &[(&str, &[&str])] = &[
-        (
-            "all tests",
-            &["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads=2"],
-        ),
-        (
-            "the simulator, over many seeds",
-            &[
-                "run",
-                "--release",
-                "-p",
-                "ubcache-sim",
-                "--bin",
-                "ubcache-simulate",
-                "--",
-                "--seeds",
-                SEEDS,
-                "--jobs",
-                "2",
-                "--require-marks",
-            ],
-        ),
-        (
-            "fuzz targets over their corpus, and over changed inputs",
-            &["run", "--release", "-p", "ubcache-torture", "--", "fuzz", "--for", "15s"],
-        ),
-        // In a directory of its own: nothing that is shipped is ever built with this feature.
-        (
-            "the simulator finds every mutant of the engine",
-            &[
-                "test",
-                "--release",
-                "--config",
-                "profile.release.lto=\"off\"",
-                "--target-dir",
-                "target/mutants",
-                "-p",
-                "ubcache-sim",
-                "--features",
-                "mutants",
-                "--test",
-                "mutants",
-                "--test",
-                "rules",
-                "--test",
-                "bypass_write_race",
-                "--test",
-                "crash_at_every_write",
-                "--",
-                "--nocapture",
-            ],
-        ),
-    ];
-    let mut failed = Vec::new();
-    for (name, arguments) in steps {
-        println!("xtask: {name}: cargo {}", arguments.join(" "));
-        let step = Instant::now();
-        if !run(&cargo, arguments, &mut skipped) {
-            failed.push(*name);
-        }
-        println!("xtask: {name}: {} s", step.elapsed().as_secs());
-    }
-    println!("xtask: instruction counts");
-    match instructions::compare(&cargo, false) {
-        Some(instructions::Compared::Skipped(why)) => {
-            skipped.push(format!("SKIPPED: instruction counts: {why}"))
-        }
-        Some(instructions::Compared::Within) => {}
-        None => failed.push("instruction counts"),
-    }
-    println!();
-    skipped.sort();
-    skipped.dedup();
-    for line in &skipped {
-        println!("xtask: {line}");
-    }
-    for name in &failed {
-        println!("xtask: FAILED: {name}");
-    }
-    println!(
-        "xtask: {} in {} s, {} skipped",
-        if failed.is_empty() { "passed" } else { "failed" },
-        begin.elapsed().as_secs(),
-        skipped.len()
-    );
-    failed.is_empty()
-}
-
-/// Runs cargo, shows its output, keeps the lines of skipped tests.
-fn run(cargo: &str, arguments: &[&str], skipped: &mut Vec<String>) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let tools = std::env::current_dir().unwrap_or_default().join(TOOLS).join("bin");
-    let path = std::env::join_paths(std::env::split_paths(&path).chain([tools])).unwrap_or(path);
-    let mut command = Command::new(cargo);
-    let mut child = match command.args(arguments).env("PATH", path).stdout(Stdio::piped()).spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            eprintln!("xtask: can't run {cargo}: {error}");
-            return false;
-        }
-    };
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            if let Some(at) = line.find("SKIPPED: ") {
-                skipped.push(line[at..].to_owned());
-            }
-            println!("{line}");
-        }
-    }
-    child.wait().is_ok_and(|status| status.success())
 }
