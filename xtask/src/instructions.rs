@@ -13,8 +13,8 @@ use super::suite::OPTIMIZED;
 
 const LOADS: &[&str] =
     &["hit", "hot-hit", "ublk-hit", "miss", "write", "write-clean", "write-through"];
-/// The load of `ubcache-bench guest`: vhost-user-blk without an engine.
-const GUEST: &str = "guest-hit";
+/// Loads of `ubcache-bench guest`, vhost-user-blk without an engine, and requests at a time.
+const GUEST: [(&str, &str); 2] = [("guest-hit", "1"), ("guest-hits", "32")];
 /// A count may differ by this share from the one in the file.
 const TOLERANCE: f64 = 0.02;
 
@@ -102,8 +102,10 @@ fn count(cargo: &str) -> Option<BTreeMap<String, f64>> {
     engine.extend(["--requests", "10000"]);
     engine.extend(LOADS.iter().flat_map(|load| ["--load", load]));
     let mut counts = counted(cargo, &engine, LOADS)?;
-    let guest = ["guest", "--instructions", "--requests", "10000"];
-    counts.extend(counted(cargo, &guest, &[GUEST])?);
+    for (load, depth) in GUEST {
+        let guest = ["guest", "--instructions", "--requests", "10000", "--depth", depth];
+        counts.extend(counted(cargo, &guest, &[load])?);
+    }
     Some(counts)
 }
 

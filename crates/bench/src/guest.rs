@@ -21,11 +21,13 @@ use crate::null::executor::NullWorld;
 
 const SIZE: u16 = 128;
 const MEMORY_BYTES: usize = 1 << 20;
+/// Requests in flight, at most: each has three descriptors, and a batch of them divides the ring.
+pub const DEPTH_MAX: u16 = 32;
 const AVAILABLE_AT: u64 = 0x1000;
 const USED_AT: u64 = 0x2000;
 const HEADER_AT: u64 = 0x3000;
 const STATUS_AT: u64 = 0x3800;
-const DATA_AT: u64 = 0x4000;
+const DATA_AT: u64 = 0x8000;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 /// `VIRTIO_F_VERSION_1` and `VIRTIO_RING_F_EVENT_IDX`.
@@ -128,20 +130,30 @@ fn describe(memory: &GuestMemoryMmap, index: u64, (at, len, flags): (u64, u32, u
     put(memory, index * 16, &bytes);
 }
 
-/// Reads so often. Everything but the guest's own work is measured with it.
+/// Reads so often, so many requests at a time with one kick. Everything but the guest's own work is
+/// measured with it.
 ///
 /// # Panics
-/// If a read is not answered.
-pub fn hits(requests: u64) {
+/// If a read is not answered, or the depth is no power of two of at most [`DEPTH_MAX`].
+pub fn hits(requests: u64, depth: u16) {
+    assert!(depth.is_power_of_two() && depth <= DEPTH_MAX, "a depth of {depth}");
     let world = NullWorld::new(7);
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).expect("memory");
     let content = client_data(BLOCK_BYTES as usize).parts()[0].clone();
     let device =
         Device::new(world.env(), Rc::new(AtHand(content)), &Settings::default(), StreamId::default);
     let (kick, call) = (NullBell::default(), NullBell::default());
-    describe(&memory, 0, (HEADER_AT, 16, NEXT));
-    describe(&memory, 1, (DATA_AT, BLOCK_BYTES as u32, NEXT | WRITE));
-    describe(&memory, 2, (STATUS_AT, 1, WRITE));
+    for slot in 0..u64::from(depth) {
+        let data = DATA_AT + slot * BLOCK_BYTES;
+        describe(&memory, slot * 3, (HEADER_AT + slot * 16, 16, NEXT));
+        describe(&memory, slot * 3 + 1, (data, BLOCK_BYTES as u32, NEXT | WRITE));
+        describe(&memory, slot * 3 + 2, (STATUS_AT + slot, 1, WRITE));
+    }
+    // The same requests come again and again, in the same order.
+    for place in 0..u64::from(SIZE) {
+        let head = 3 * (place % u64::from(depth)) as u16;
+        put(&memory, AVAILABLE_AT + 4 + 2 * place, &head.to_le_bytes());
+    }
     assert!(device.set_features(FEATURES), "the disk has these");
     device.set_memory(memory.clone());
     let ring = Ring { descriptors: 0, available: AVAILABLE_AT, used: USED_AT };
@@ -160,19 +172,21 @@ pub fn hits(requests: u64) {
     let answered = used.get_ref::<u16>(2).expect("within the ring");
     let run = |from: u64, count: u64| {
         world.run(async {
-            for request in from..from + count {
-                let next = request as u16;
-                used_event.store(next);
-                index.store(next.wrapping_add(1));
+            for batch in from..from + count {
+                let end = ((batch + 1) * u64::from(depth)) as u16;
+                // A call is wanted for the last one of the batch.
+                used_event.store(end.wrapping_sub(1));
+                index.store(end);
                 fence(Ordering::SeqCst);
                 kick.ring();
                 call.rung().await.expect("a call");
-                assert_eq!(answered.load(), next.wrapping_add(1));
+                assert_eq!(answered.load(), end);
             }
         });
     };
+    let batches = requests / u64::from(depth);
     run(0, 1000);
-    measured_phase(&mut || run(1000, requests));
+    measured_phase(&mut || run(1000, batches));
     world.run(device.stop_all());
     world.run(device.end());
 }

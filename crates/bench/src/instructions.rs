@@ -6,10 +6,12 @@ use std::process::Command;
 
 use crate::engine::Load;
 
-/// Instructions of a request of a guest, as [`count`].
-pub fn count_of_guest(requests: u64, out: Option<&Path>) -> Result<f64, String> {
+/// Instructions of a request of a guest, as [`count`], which makes so many at a time.
+pub fn count_of_guest(requests: u64, depth: u16, out: Option<&Path>) -> Result<f64, String> {
+    let requests = requests / u64::from(depth) * u64::from(depth);
     under_callgrind(requests, out, |command| {
         command.args(["guest", "--requests", &requests.to_string()]);
+        command.args(["--depth", &depth.to_string()]);
     })
 }
 

@@ -64,7 +64,7 @@ enum Table<'a> {
 }
 
 /// The descriptors of a request: first those that the device reads, then those that it writes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Chain {
     head: u16,
     segments: SmallVec<[Segment; 4]>,
@@ -75,14 +75,15 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Collects the chain that begins with descriptor `head` of the table of a ring.
+    /// Becomes the chain that begins with descriptor `head` of the table of a ring.
     pub(crate) fn collect(
+        &mut self,
         memory: &Memory,
         table: VolatileSlice<'_>,
         head: u16,
-    ) -> Result<Chain, ChainError> {
-        let mut chain =
-            Chain { head, segments: SmallVec::new(), readable: 0, read_bytes: 0, write_bytes: 0 };
+    ) -> Result<(), ChainError> {
+        self.segments.clear();
+        (self.head, self.readable, self.read_bytes, self.write_bytes) = (head, 0, 0, 0);
         let count = (table.len() as u64 / DESCRIPTOR_BYTES) as u32;
         let (mut table, mut count, mut index) = (Table::Place(table), count, head);
         let mut is_indirect = false;
@@ -103,18 +104,18 @@ impl Chain {
                 continue;
             }
             let limit = count.min(SEGMENTS_MAX as u32);
-            if chain.segments.len() as u32 >= limit && !is_indirect
-                || chain.segments.len() >= SEGMENTS_MAX
+            if self.segments.len() as u32 >= limit && !is_indirect
+                || self.segments.len() >= SEGMENTS_MAX
             {
                 return Err(ChainError::TooLong(limit));
             }
-            chain.push(&descriptor)?;
+            self.push(&descriptor)?;
             if !descriptor.has_next() {
                 break;
             }
             index = descriptor.next();
         }
-        if chain.write_bytes == 0 { Err(ChainError::NoStatus) } else { Ok(chain) }
+        if self.write_bytes == 0 { Err(ChainError::NoStatus) } else { Ok(()) }
     }
 
     fn push(&mut self, descriptor: &Descriptor) -> Result<(), ChainError> {

@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use ubcache_env::local::{Notify, first};
 use ubcache_env::{Bell, Env, Priority, StreamError, StreamId, Volume};
 
-use crate::chain::{Chain, ChainError};
+use crate::chain::ChainError;
 use crate::device::{Ring, RingStatus, Shared};
 use crate::inflight::{InflightQueue, InflightRegion};
 use crate::regions::Memory;
@@ -323,24 +323,28 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
         cx: &mut Context<'_>,
     ) -> Result<bool, QueueError> {
         let mut left_bytes = TURN_BYTES;
-        while let Some(job) = self.next_job()? {
-            left_bytes =
-                left_bytes.saturating_sub(job.chain.bytes().max(TURN_BYTES / TURN_REQUESTS));
-            workers.start(self, job, cx);
+        loop {
+            let mut worker = workers.idle(self);
+            if !self.next_job(worker.job())? {
+                workers.rest(worker);
+                return Ok(false);
+            }
+            let bytes = worker.job().chain.bytes();
+            left_bytes = left_bytes.saturating_sub(bytes.max(TURN_BYTES / TURN_REQUESTS));
+            workers.start(self, worker, cx);
             if left_bytes == 0 {
                 return Ok(true);
             }
         }
-        Ok(false)
     }
 
-    /// The next request, if there is one; otherwise the guest announces it.
-    fn next_job(&self) -> Result<Option<Job>, QueueError> {
+    /// Fills in the next request; `false`: there is none, and the guest announces it.
+    fn next_job(&self, job: &mut Job) -> Result<bool, QueueError> {
         let state = &mut *self.state.borrow_mut();
         if !state.enabled || state.broken {
-            return Ok(None);
+            return Ok(false);
         }
-        let Some(memory) = &state.memory else { return Ok(None) };
+        let Some(memory) = &state.memory else { return Ok(false) };
         let head = match state.again.pop_front() {
             Some(head) => {
                 self.shared.counters.count_reissued();
@@ -351,11 +355,12 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
                     break head;
                 }
                 if !state.ring.enable_notification()? {
-                    return Ok(None);
+                    return Ok(false);
                 }
             },
         };
-        let chain = Chain::collect(memory, state.ring.descriptors()?, head)
+        job.chain
+            .collect(memory, state.ring.descriptors()?, head)
             .map_err(|reason| QueueError::Chain { head, reason })?;
         let busy = &mut state.busy[usize::from(head)];
         if std::mem::replace(busy, true) {
@@ -365,7 +370,8 @@ impl<E: Env, V: Volume, B: Bell> Queue<E, V, B> {
             inflight.begin(head);
         }
         self.in_flight.set(self.in_flight.get() + 1);
-        Ok(Some(Job { chain, memory: memory.clone() }))
+        job.memory = Some(memory.clone());
+        Ok(true)
     }
 
     /// Takes nothing from the ring any more.

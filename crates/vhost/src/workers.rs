@@ -20,21 +20,25 @@ use crate::request::Request;
 /// Workers without work that a queue keeps.
 const IDLE_MAX: usize = 32;
 
-/// A request to be carried out, in the memory that the guest had when it was taken.
+/// A request to be carried out, in the memory that the guest had when it was taken. It is large, so
+/// it stays where it is: a worker's is filled in for every request.
+#[derive(Default)]
 pub(crate) struct Job {
     pub(crate) chain: Chain,
-    pub(crate) memory: Memory,
+    pub(crate) memory: Option<Memory>,
 }
 
-/// A worker's request: taken by its future, and none when that is done with it.
+/// Passes a job to the future of a worker and back: with the worker while that has no work.
 #[derive(Default)]
 struct Slot {
-    job: Cell<Option<Job>>,
-    is_busy: Cell<bool>,
+    to_do: Cell<Option<Box<Job>>>,
+    done: Cell<Option<Box<Job>>>,
 }
 
-struct Worker {
+/// Carries out one request at a time.
+pub(crate) struct Worker {
     slot: Rc<Slot>,
+    job: Option<Box<Job>>,
     /// Never ends: waits for a request, without a waker, and carries it out.
     work: Pin<Box<dyn Future<Output = ()>>>,
 }
@@ -43,13 +47,24 @@ impl Worker {
     fn new<E: Env, V: Volume, B: Bell>(queue: &Rc<Queue<E, V, B>>) -> Worker {
         let slot = Rc::<Slot>::default();
         let work = Box::pin(work(queue.clone(), slot.clone()));
-        Worker { slot, work }
+        Worker { slot, job: None, work }
+    }
+
+    /// Its next request, to be filled in.
+    pub(crate) fn job(&mut self) -> &mut Job {
+        self.job.get_or_insert_default()
     }
 
     /// Goes on with the request; ready when it is carried out.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = self.work.as_mut().poll(cx);
-        if self.slot.is_busy.get() { Poll::Pending } else { Poll::Ready(()) }
+        match self.slot.done.take() {
+            Some(job) => {
+                self.job = Some(job);
+                Poll::Ready(())
+            }
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -61,17 +76,20 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Carries the request out, by the task of `cx` as far as it goes without waiting.
+    /// A worker without work.
+    pub(crate) fn idle<E: Env, V: Volume, B: Bell>(&self, queue: &Rc<Queue<E, V, B>>) -> Worker {
+        let idle = self.idle.borrow_mut().pop();
+        idle.unwrap_or_else(|| Worker::new(queue))
+    }
+
+    /// Carries the worker's request out, by the task of `cx` as far as it goes without waiting.
     pub(crate) fn start<E: Env, V: Volume, B: Bell>(
         self: &Rc<Self>,
         queue: &Rc<Queue<E, V, B>>,
-        job: Job,
+        mut worker: Worker,
         cx: &mut Context<'_>,
     ) {
-        let idle = self.idle.borrow_mut().pop();
-        let mut worker = idle.unwrap_or_else(|| Worker::new(queue));
-        worker.slot.job.set(Some(job));
-        worker.slot.is_busy.set(true);
+        worker.slot.to_do.set(worker.job.take());
         if worker.poll(cx).is_ready() {
             return self.rest(worker);
         }
@@ -82,8 +100,8 @@ impl Workers {
         });
     }
 
-    /// A worker is done with its request.
-    fn rest(&self, worker: Worker) {
+    /// A worker has no request any more.
+    pub(crate) fn rest(&self, worker: Worker) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < IDLE_MAX {
             idle.push(worker);
@@ -93,18 +111,18 @@ impl Workers {
 
 async fn work<E: Env, V: Volume, B: Bell>(queue: Rc<Queue<E, V, B>>, slot: Rc<Slot>) {
     loop {
-        let job = poll_fn(|_| slot.job.take().map_or(Poll::Pending, Poll::Ready)).await;
-        let request = Request {
-            shared: queue.shared(),
-            memory: &job.memory,
-            stream: queue.stream(),
-            chain: &job.chain,
-        };
-        if queue.shared().pace.is_some() {
-            Box::pin(queue.turn(job.chain.data_bytes())).await;
+        let mut job = poll_fn(|_| slot.to_do.take().map_or(Poll::Pending, Poll::Ready)).await;
+        if let Some(memory) = &job.memory {
+            let (shared, stream) = (queue.shared(), queue.stream());
+            let request = Request { shared, memory, stream, chain: &job.chain };
+            if shared.pace.is_some() {
+                Box::pin(queue.turn(job.chain.data_bytes())).await;
+            }
+            let written = request.execute().await;
+            queue.answered(job.chain.head(), written);
         }
-        let written = request.execute().await;
-        queue.answered(job.chain.head(), written);
-        slot.is_busy.set(false);
+        // Requests keep the memory of the guest only while they are under way.
+        job.memory = None;
+        slot.done.set(Some(job));
     }
 }
