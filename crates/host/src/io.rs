@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::op::{IoRequest, Next, Op, Outcome, SLICE_BYTES};
+use crate::op::{IoRequest, Next, Op, Outcome, SLICE_BYTES, WaitKind};
 use crate::poller::Poller;
 use crate::queue::Shared;
 use crate::ring::Ring;
@@ -85,6 +85,8 @@ pub(crate) struct Io {
     workers: Workers,
     copiers: Workers,
     running: usize,
+    /// Those of each [`WaitKind`].
+    running_of: [usize; 3],
     /// Large transfers of those that are copied.
     copying: usize,
     spare_lists: Vec<Vec<libc::iovec>>,
@@ -104,6 +106,7 @@ impl Io {
             workers: Workers::new("io", threads, shared.clone()),
             copiers: Workers::new("copy", COPYING_THREADS, shared.clone()),
             running: 0,
+            running_of: [0; 3],
             copying: 0,
             spare_lists: Vec::new(),
             completions: Vec::new(),
@@ -114,6 +117,13 @@ impl Io {
     /// Operations that have not ended.
     pub(crate) fn running(&self) -> usize {
         self.running
+    }
+
+    /// The kind of a wait now.
+    pub(crate) fn wait_kind(&self) -> WaitKind {
+        let is_running = |kind: &WaitKind| self.running_of[*kind as usize] > 0;
+        let kinds = [WaitKind::Devices, WaitKind::Durable];
+        kinds.into_iter().find(is_running).unwrap_or(WaitKind::Peers)
     }
 
     /// Returns true if [`Io::turn`] without waiting is a look at memory where nothing has happened.
@@ -129,8 +139,9 @@ impl Io {
     /// Starts an operation.
     pub(crate) fn submit(&mut self, request: IoRequest) -> usize {
         let list = self.spare_lists.pop().unwrap_or_default();
-        let key = self.ops.insert(Op::new(request, list));
         self.running += 1;
+        self.running_of[request.wait_kind() as usize] += 1;
+        let key = self.ops.insert(Op::new(request, list));
         self.copying += usize::from(self.ops[key].is_copied_bulk());
         self.attempt(key);
         key
@@ -332,6 +343,7 @@ impl Io {
                 continue;
             }
             self.running -= 1;
+            self.running_of[self.ops[key].request.wait_kind() as usize] -= 1;
             self.copying -= usize::from(self.ops[key].is_copied_bulk());
             match next {
                 Next::Complete(waker) => wakers.extend(waker),

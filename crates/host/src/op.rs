@@ -96,6 +96,19 @@ impl IoRequest {
         )
     }
 
+    /// What a wait for it is like.
+    pub(crate) fn wait_kind(&self) -> WaitKind {
+        match self {
+            IoRequest::Write { dsync: true, .. }
+            | IoRequest::Sync { .. }
+            | IoRequest::Fallocate { .. } => WaitKind::Durable,
+            IoRequest::Read { .. } | IoRequest::ReadInto { .. } | IoRequest::Write { .. } => {
+                WaitKind::Devices
+            }
+            _ => WaitKind::Peers,
+        }
+    }
+
     /// Returns true if it may wait for a peer for ever, so that it is cancelled when no waiter is
     /// left.
     pub(crate) fn is_patient(&self) -> bool {
@@ -107,6 +120,19 @@ impl IoRequest {
                 | IoRequest::Command { .. }
         )
     }
+}
+
+/// Kinds of operations in flight; waits of one kind are about as long. A wait for several is of the
+/// last of them.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum WaitKind {
+    /// Sockets, timers, worker threads.
+    Peers,
+    /// What a device has taken is to become durable. A thread of the kernel ends that, and has to
+    /// wait for its processor while this thread is awake.
+    Durable,
+    /// Data goes to or from a device.
+    Devices,
 }
 
 /// The outcome of an operation: a count (see the request) or an errno.

@@ -58,8 +58,8 @@ pub(crate) struct Core {
     closed: Cell<bool>,
     copies: Copies,
     busy_poll: Cell<Duration>,
-    /// The latest wait was no longer than `busy_poll`.
-    waits_are_short: Cell<bool>,
+    /// The latest wait of each [`WaitKind`](crate::op::WaitKind) was no longer than `busy_poll`.
+    waits_are_short: [Cell<bool>; 3],
 }
 
 impl Core {
@@ -151,7 +151,8 @@ impl Core {
         }
         let started = Instant::now();
         // Threads that copy need the processor more than one that looks around.
-        let may_look = || self.waits_are_short.get() && !self.io.borrow().is_copying();
+        let waits_are_short = &self.waits_are_short[self.io.borrow().wait_kind() as usize];
+        let may_look = || waits_are_short.get() && !self.io.borrow().is_copying();
         while may_look() && started.elapsed() < limit {
             self.turn_io(Turn::Look);
             self.wake_sleepers();
@@ -161,7 +162,7 @@ impl Core {
             std::hint::spin_loop();
         }
         self.turn_io(Turn::Wait(self.wait_max()));
-        self.waits_are_short.set(started.elapsed() <= limit);
+        waits_are_short.set(started.elapsed() <= limit);
     }
 
     /// Takes the work that other threads have queued.
@@ -474,7 +475,7 @@ impl Host {
             closed: Cell::new(false),
             copies: Copies::default(),
             busy_poll: Cell::default(),
-            waits_are_short: Cell::default(),
+            waits_are_short: Default::default(),
         };
         Ok(Host { env: HostEnv { core: Rc::new(core) }, name })
     }
@@ -491,7 +492,8 @@ impl Host {
 
     /// Stays awake for up to `limit` when there is nothing to do, as long as waits are no longer
     /// than that: waking the processor of a virtual machine takes tens of microseconds. After one
-    /// longer wait it sleeps at once, until waits are short again. Zero, which is the default:
+    /// longer wait it sleeps at once, until waits are short again: those for peers, for devices,
+    /// and for what only has to become durable, each by themselves. Zero, which is the default:
     /// sleep at once. Without effect on the pool backend, where to look around is a system call.
     pub fn set_busy_poll(&self, limit: Duration) {
         let is_cheap = self.env.core.io.borrow().polls_cheaply();
