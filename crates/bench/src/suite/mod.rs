@@ -11,6 +11,7 @@
 //! | [`raw`] | the share of a device's speed that is left with ubcache in between |
 //! | [`in_process`] | the engine alone |
 //! | [`restart`] | a start after a kill |
+//! | [`slow`] | a backing device with the latency and the bandwidth of a network |
 //! | [`check`] | `ubcache check`, beside the speed of the device |
 //! | [`replayed`] | hit ratios of recorded loads |
 //! | [`servers`], [`fio`] | the programs that are run for it |
@@ -31,6 +32,7 @@ pub mod raw;
 pub mod replayed;
 pub mod restart;
 pub mod servers;
+pub mod slow;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -124,6 +126,7 @@ type Part = fn(&Options, &mut Results) -> Result<(), String>;
 const PARTS: &[(&str, Part)] = &[
     ("nbd", over_nbd::hits),
     ("misses", over_nbd::misses),
+    ("slow", slow::slow_backing),
     ("fair", fair::small_beside_large),
     ("control", control::hits_beside_control),
     ("raw", raw::hits_and_writes),

@@ -224,6 +224,22 @@ impl Server {
         number.ok_or_else(|| format!("ubcache status has no {pointer}"))
     }
 
+    /// Changes attributes.
+    pub fn set(&self, attributes: &[&str]) -> Result<(), String> {
+        let (program, control) = self.control.as_ref().ok_or("only ubcache has attributes")?;
+        let output = Command::new(program)
+            .arg("set")
+            .arg("--control")
+            .arg(control)
+            .args(attributes)
+            .output();
+        let output = output.map_err(|error| format!("ubcache set: {error}"))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!("ubcache set: {}", String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+
     /// Reads that missed the cache.
     pub fn misses(&self) -> Result<u64, String> {
         self.status("/volumes/0/stats/cache_misses")
