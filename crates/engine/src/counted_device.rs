@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Nanos, Place, Sector,
-    SectorRange, Witness,
+    Buf, Device, DeviceLimits, DeviceShape, Durability, Env, IoError, IoResult, IoVec, Nanos,
+    Place, Sector, SectorRange, Witness,
 };
 
 use crate::events::{DeviceFault, Events, FaultyDevice, Operation, SetEvent};
@@ -123,6 +123,10 @@ impl<E: Env> CountedDevice<E> {
 
     pub fn limits(&self) -> DeviceLimits {
         self.device.limits()
+    }
+
+    pub fn shape(&self) -> DeviceShape {
+        self.device.shape()
     }
 
     /// Reads `sectors` sectors for a client, who gets an error if there is no memory for them.

@@ -30,6 +30,10 @@ pub const MARKS: &[(&str, &str)] = &[
         "cleaned_for_write",
         "no room for a writeback write over dirty data: the range is cleaned first",
     ),
+    (
+        "writeback_batches_beside",
+        "a batch of writeback begins beside another one: the backing device is remote",
+    ),
     ("cleaning_waits", "a write that cleans its range first waits for another writeback of it"),
     ("writeback_degraded", "no room for a writeback write: it goes through"),
     ("fua_data_written_durably", "the data of a lone FUA writeback write needs no flush (J1)"),

@@ -47,6 +47,8 @@ pub struct Tuning {
     /// Steps of a loop over buckets, records or leaves, of some ten nanoseconds each, after which
     /// other tasks get a turn.
     pub slice_steps: usize,
+    /// Sectors of dirty data that a batch of writeback has at most.
+    pub batch_sectors_max: u64,
     /// A write past the cache that has more sectors than this is split where a part of it is dirty
     /// (W2).
     pub split_above: u64,
@@ -63,6 +65,7 @@ impl Default for Tuning {
             unpublished_max: 16384,
             generations: Generations::default(),
             slice_steps: 16384,
+            batch_sectors_max: 16384,
             split_above: 2048,
         }
     }

@@ -21,6 +21,32 @@ pub struct DeviceLimits {
     pub discard: bool,
 }
 
+/// Cost of a request to a device, beside that of its bytes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum Distance {
+    /// A device of this machine: many small requests cost hardly more than a large one.
+    #[default]
+    Local,
+    /// Behind a network: every request may take a round trip of milliseconds.
+    Remote,
+}
+
+/// Requests that suit a device. What it may lose is in [`DeviceLimits::volatile_cache`].
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct DeviceShape {
+    /// Size in bytes of the requests that the device is best at, which begin at multiples of it: a
+    /// power of two.
+    pub optimal_bytes: u32,
+    /// Cost of a request.
+    pub distance: Distance,
+}
+
+impl Default for DeviceShape {
+    fn default() -> DeviceShape {
+        DeviceShape { optimal_bytes: 1 << 20, distance: Distance::Local }
+    }
+}
+
 /// Memory of somebody else, to which a device can read and this process can't: the world knows it
 /// by a number. Somebody else may look at it, and change it, at any moment.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -132,6 +158,11 @@ pub trait Device: 'static {
     /// Size, block, abilities.
     fn limits(&self) -> DeviceLimits;
 
+    /// Requests that suit it.
+    fn shape(&self) -> DeviceShape {
+        DeviceShape::default()
+    }
+
     /// Reads `into.len()` bytes (whole sectors) from `at`. The buffer comes back also on error,
     /// then with unspecified content.
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult);
@@ -197,6 +228,9 @@ pub trait Device: 'static {
 impl<D: Device> Device for Rc<D> {
     fn limits(&self) -> DeviceLimits {
         (**self).limits()
+    }
+    fn shape(&self) -> DeviceShape {
+        (**self).shape()
     }
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
         (**self).read(at, into).await

@@ -10,13 +10,16 @@ use std::rc::Rc;
 use ubcache_format::{Sector, SectorRange};
 
 use crate::buf::{Buf, IoVec};
-use crate::device::{Device, DeviceLimits, Durability, IoError, IoResult, Place, Witness};
+use crate::device::{
+    Device, DeviceLimits, DeviceShape, Durability, IoError, IoResult, Place, Witness,
+};
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// [`Device`] with boxed futures, so that it can be a trait object.
 trait ErasedDevice: 'static {
     fn limits_erased(&self) -> DeviceLimits;
+    fn shape_erased(&self) -> DeviceShape;
     fn read_erased(&self, at: Sector, into: Buf) -> Boxed<'_, (Buf, IoResult)>;
     fn read_into_erased(&self, range: SectorRange, place: Place) -> Boxed<'_, IoResult>;
     fn write_erased(&self, at: Sector, from: IoVec, durability: Durability) -> Boxed<'_, IoResult>;
@@ -38,6 +41,9 @@ trait ErasedDevice: 'static {
 impl<D: Device> ErasedDevice for D {
     fn limits_erased(&self) -> DeviceLimits {
         self.limits()
+    }
+    fn shape_erased(&self) -> DeviceShape {
+        self.shape()
     }
     fn read_erased(&self, at: Sector, into: Buf) -> Boxed<'_, (Buf, IoResult)> {
         Box::pin(self.read(at, into))
@@ -106,6 +112,9 @@ impl Device for AnyDevice {
     fn limits(&self) -> DeviceLimits {
         let limits = self.device.limits_erased();
         DeviceLimits { discard: limits.discard && self.discards, ..limits }
+    }
+    fn shape(&self) -> DeviceShape {
+        self.device.shape_erased()
     }
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {
         self.device.read_erased(at, into).await

@@ -7,7 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`world`] | [`Env`]: clock, spawn, randomness; [`Task`] |
-//! | [`device`] | [`Device`], [`DeviceLimits`], [`IoError`] |
+//! | [`device`] | [`Device`], [`DeviceLimits`], [`DeviceShape`], [`IoError`] |
 //! | [`volume`] | [`Volume`]: what a frontend (NBD, ublk, vhost) serves |
 //! | [`stream`] | [`Stream`]: a connected byte stream, for socket protocols |
 //! | [`command`] | [`CommandDevice`]: requests of the kernel, by commands of io_uring |
@@ -45,7 +45,9 @@ pub mod world;
 pub use buf::{Buf, BufPool, IoVec, Parcel, Slice, Supply};
 pub use bytes::ByteRange;
 pub use command::{COMMAND_ADDRESS_AT, Command, CommandDevice};
-pub use device::{Device, DeviceLimits, Durability, IoError, IoResult, Place, Witness};
+pub use device::{
+    Device, DeviceLimits, DeviceShape, Distance, Durability, IoError, IoResult, Place, Witness,
+};
 pub use interval::{IntervalMap, IntervalSet};
 pub use joined::Joined;
 pub use kept::KeptMemory;

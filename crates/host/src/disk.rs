@@ -2,8 +2,8 @@
 
 use ubcache_env::erased::AnyDevice;
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, IoResult, IoVec, Joined, Place, Sector, SectorRange,
-    Witness,
+    Buf, Device, DeviceLimits, DeviceShape, Durability, IoResult, IoVec, Joined, Place, Sector,
+    SectorRange, Witness,
 };
 
 use crate::file::HostFile;
@@ -58,6 +58,12 @@ impl Device for HostDisk {
         match self {
             HostDisk::File(file) => file.limits(),
             HostDisk::Other(other) => other.limits(),
+        }
+    }
+    fn shape(&self) -> DeviceShape {
+        match self {
+            HostDisk::File(file) => file.shape(),
+            HostDisk::Other(other) => other.shape(),
         }
     }
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {

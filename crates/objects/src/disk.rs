@@ -7,8 +7,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use ubcache_env::local::{Lock, join_all};
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Priority, Sector,
-    SectorRange,
+    Buf, Device, DeviceLimits, DeviceShape, Distance, Durability, Env, IoError, IoResult, IoVec,
+    Priority, Sector, SectorRange,
 };
 use ubcache_format::SECTOR_BYTES;
 
@@ -318,6 +318,11 @@ impl<E: Env, S: Store> Device for ObjectDisk<E, S> {
             volatile_cache: true,
             discard: true,
         }
+    }
+
+    fn shape(&self) -> DeviceShape {
+        let optimal_bytes = self.0.shape.object_bytes as u32;
+        DeviceShape { optimal_bytes, distance: Distance::Remote }
     }
 
     async fn read(&self, at: Sector, mut into: Buf) -> (Buf, IoResult) {

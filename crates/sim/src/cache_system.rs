@@ -172,6 +172,12 @@ fn options(setup: &Setup) -> SetOptions {
             } else {
                 standard.split_above
             },
+            // Several batches, in volumes that are small.
+            batch_sectors_max: if mix(!setup.plan.seed).is_multiple_of(2) {
+                32
+            } else {
+                standard.batch_sectors_max
+            },
             ..standard
         },
         kept: setup.kept().map(|kept| -> Rc<dyn KeptMemory> { kept }),

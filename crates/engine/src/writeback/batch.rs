@@ -2,7 +2,10 @@
 
 use smallvec::{SmallVec, smallvec};
 use ubcache_env::local::join_all;
-use ubcache_env::{Buf, Durability, Env, IoError, IoResult, IoVec, SectorRange, VolumeError};
+use ubcache_env::{
+    Buf, Durability, Env, IoError, IoResult, IoVec, Sector, SectorRange, VolumeError,
+};
+use ubcache_format::SECTOR_BYTES;
 
 use crate::alloc::bucket_pins::Pin;
 use crate::coherence::WriteEnd;
@@ -12,8 +15,12 @@ use crate::journal::reservation::Reservation;
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
 
-/// One write to the backing device takes at most this many sectors.
+/// One write to the backing device takes at most this many sectors, unless the device is better
+/// at larger ones.
 const RUN_SECTORS_MAX: u64 = 2048;
+/// And never more than this.
+const RUN_SECTORS_LIMIT: u64 = 8192;
+
 /// Neighbouring dirty extents that go to the backing device in one write.
 struct Run {
     range: SectorRange,
@@ -39,6 +46,17 @@ pub(crate) struct Cleaned {
     pub failed: u64,
     /// A range over which a backing write or another writeback is in flight.
     pub busy: Option<SectorRange>,
+}
+
+impl Cleaned {
+    /// The outcome of two batches.
+    pub fn with(self, other: Cleaned) -> Cleaned {
+        Cleaned {
+            sectors: self.sectors + other.sectors,
+            failed: self.failed + other.failed,
+            busy: other.busy.or(self.busy),
+        }
+    }
 }
 
 impl<E: Env> CachedVolume<E> {
@@ -140,6 +158,12 @@ impl<E: Env> CachedVolume<E> {
         let mut runs: Vec<Run> = Vec::new();
         // They become clean in one step.
         let extents_max = self.journal.step_records();
+        let unit = u64::from(self.backing.shape().optimal_bytes) / SECTOR_BYTES;
+        let sectors_max = unit.clamp(RUN_SECTORS_MAX, RUN_SECTORS_LIMIT);
+        // Objects are written as a whole, where a run has all of one.
+        let one_unit = |start: Sector, end: Sector| {
+            sectors_max == RUN_SECTORS_MAX || start.0 / sectors_max == (end.0 - 1) / sectors_max
+        };
         let mut groups: Vec<Vec<Extent>> = Vec::new();
         for extent in extents {
             let loaded = self.index.is_loaded(self.inode(), extent.range);
@@ -151,7 +175,8 @@ impl<E: Env> CachedVolume<E> {
                 Some(group)
                     if group.last().is_some_and(|last| last.range.end == extent.range.start)
                         && group.len() < extents_max
-                        && extent.range.end - group[0].range.start <= RUN_SECTORS_MAX =>
+                        && extent.range.end - group[0].range.start <= sectors_max
+                        && one_unit(group[0].range.start, extent.range.end) =>
                 {
                     self.context.env.mark("writeback_run");
                     group.push(extent);

@@ -6,10 +6,12 @@
 //! | [`idle`] | detection of an idle set |
 //! | [`limiter`] | sleeps that keep a rate |
 //! | [`batch`] | one batch: rules B1–B5 |
+//! | [`batches`] | several at a time, where the backing device is far |
 //! | [`task`] | when and what: scanning, pacing, marking the volume clean |
 
 use std::cell::{Cell, RefCell};
 
+use batches::Batches;
 use controller::{RateController, RateDebug};
 use idle::IdleCounter;
 use limiter::RateLimiter;
@@ -19,6 +21,7 @@ use ubcache_env::local::{Notified, Notify};
 use crate::stats::WritebackActivity;
 
 pub(crate) mod batch;
+mod batches;
 pub mod controller;
 mod idle;
 pub(crate) mod limiter;
@@ -34,6 +37,7 @@ pub(crate) struct Writeback {
     limiter: RefCell<RateLimiter>,
     idle: RefCell<IdleCounter>,
     activity: Cell<WritebackActivity>,
+    batches: Batches,
 }
 
 impl Writeback {
@@ -47,6 +51,7 @@ impl Writeback {
             limiter: RefCell::new(RateLimiter::new()),
             idle: RefCell::new(IdleCounter::new()),
             activity: Cell::default(),
+            batches: Batches::default(),
         }
     }
 

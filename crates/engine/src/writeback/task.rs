@@ -5,16 +5,16 @@ use std::rc::Rc;
 
 use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos};
-use ubcache_format::SECTOR_BYTES;
 
-use super::batch::Below;
+use super::batch::Cleaned;
 use super::controller::{ControllerInput, RATE_IDLE, target};
 use crate::index::scan::DirtyScan;
 use crate::stats::WritebackActivity;
 use crate::volume::{Attached, CachedVolume};
 
-/// A batch has at most this many sectors (8 MiB) and extents.
-const BATCH_SECTORS_MAX: u64 = 16384;
+/// From this rate on, in sectors a second, a batch has as many extents as it may.
+const FULL_BATCH_RATE: u64 = 16384;
+/// A batch has at most this many extents.
 const BATCH_EXTENTS_MAX: usize = 512;
 /// Not at once again after an error: the device needs a moment, or an operator.
 const PAUSE_AFTER_ERROR: Nanos = Nanos::from_secs(1);
@@ -56,27 +56,24 @@ impl<E: Env> CachedVolume<E> {
                 continue;
             }
             let rate = self.rate();
-            let sectors_max = rate.clamp(8, BATCH_SECTORS_MAX);
-            let extents_max = if rate >= BATCH_SECTORS_MAX { BATCH_EXTENTS_MAX } else { 64 };
+            let sectors_max = rate.clamp(8, self.context.tuning.batch_sectors_max);
+            let extents_max = if rate >= FULL_BATCH_RATE { BATCH_EXTENTS_MAX } else { 64 };
             let DirtyScan { extents, next, unreadable } =
                 self.index.dirty_extents(self.inode(), cursor, sectors_max, extents_max).await;
             seen += extents.len();
-            let cleaned = if extents.is_empty() {
-                Default::default()
-            } else {
-                self.write_back(extents, Below::Written).await
+            let (mut cleaned, paced) = match extents.is_empty() {
+                true => (Cleaned::default(), 0),
+                false => self.start_batch(extents).await,
             };
-            if cleaned.sectors > 0 {
-                let bytes = cleaned.sectors * SECTOR_BYTES;
-                self.count(|counters| counters.written_back_bytes += bytes);
-                let wait = self.writeback.limiter.borrow_mut().delay(
-                    self.context.env.now(),
-                    cleaned.sectors,
-                    rate,
-                );
+            if paced > 0 {
+                let now = self.context.env.now();
+                let wait = self.writeback.limiter.borrow_mut().delay(now, paced, rate);
                 if wait.0 > 0 && !self.is_urgent() {
                     self.rest(wait).await;
                 }
+            }
+            if next.is_none() {
+                cleaned = cleaned.with(self.end_batches().await);
             }
             if let Some(error) = &unreadable {
                 self.writeback.cannot_read(error.is_no_memory());
@@ -107,6 +104,7 @@ impl<E: Env> CachedVolume<E> {
                 }
             }
         }
+        self.end_batches().await;
     }
 
     /// Waits for the delay between two scans, with the same exceptions as [`Self::rest`]. A delay

@@ -27,7 +27,9 @@ mod witness;
 use ubcache_format::{HEADER_SECTORS, SECTOR_BYTES, Sector, SectorRange};
 
 use crate::buf::{Buf, IoVec};
-use crate::device::{Device, DeviceLimits, Durability, IoError, IoResult, Place, Witness};
+use crate::device::{
+    Device, DeviceLimits, DeviceShape, Durability, IoError, IoResult, Place, Witness,
+};
 
 pub use copies::{HeaderCopy, copy_of, erase_copy, place_for_copy, read_copies};
 pub use header::{Header, HeaderError, first_record};
@@ -140,6 +142,9 @@ impl<D: Device> Joined<D> {
 }
 
 impl<D: Device> Device for Joined<D> {
+    fn shape(&self) -> DeviceShape {
+        self.disk.shape()
+    }
     fn limits(&self) -> DeviceLimits {
         let limits = self.disk.limits();
         match &self.header {

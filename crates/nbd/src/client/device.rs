@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, Env, IoError, IoResult, IoVec, Sector, SectorRange,
+    Buf, Device, DeviceLimits, DeviceShape, Durability, Env, IoError, IoResult, IoVec, Sector,
+    SectorRange,
 };
 
 use super::request::{Ask, Request};
@@ -148,6 +149,10 @@ impl<E: Env, C: Connect> RemoteDisk<E, C> {
 impl<E: Env, C: Connect> Device for RemoteDisk<E, C> {
     fn limits(&self) -> DeviceLimits {
         self.shared.export.limits()
+    }
+
+    fn shape(&self) -> DeviceShape {
+        self.shared.export.shape()
     }
 
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {

@@ -2,12 +2,16 @@
 
 use super::{OpenFailure, SECTOR_BYTES};
 use crate::proto::constants::{MAX_PAYLOAD_BYTES, transmission};
-use ubcache_env::DeviceLimits;
+use ubcache_env::{DeviceLimits, DeviceShape, Distance};
 
 /// Largest block that a disk may have.
 const BLOCK_MAX: u32 = 64 << 10;
 /// Longest trim or write of zeroes: it has to end within the deadline.
 const SPAN_BYTES_MAX: u64 = 64 << 20;
+
+/// Sizes of requests that a server is believed to prefer.
+const OPTIMAL_BYTES_MIN: u32 = 1 << 20;
+const OPTIMAL_BYTES_MAX: u32 = 4 << 20;
 
 /// An export as the negotiation has described it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +22,8 @@ pub(super) struct Export {
     pub flags: u16,
     /// Smallest request in bytes.
     pub minimum: u32,
+    /// Size of the requests that the server prefers, in bytes.
+    pub preferred: u32,
     /// Longest payload in bytes.
     pub maximum: u32,
     /// Replies to reads come in chunks.
@@ -71,6 +77,13 @@ impl Export {
             discard: !self.has(transmission::READ_ONLY)
                 && (self.has(transmission::SEND_TRIM) || self.has_fast_zeroes()),
         }
+    }
+
+    /// The server's word for the size of requests counts where it is more than what hides the
+    /// cost of a round trip.
+    pub fn shape(&self) -> DeviceShape {
+        let preferred = self.preferred.clamp(OPTIMAL_BYTES_MIN, OPTIMAL_BYTES_MAX);
+        DeviceShape { optimal_bytes: preferred.next_power_of_two(), distance: Distance::Remote }
     }
 
     /// Checks that the export can be a disk.

@@ -113,8 +113,8 @@ impl<S: Stream> Talk<S> {
         loop {
             match self.reply().await? {
                 OptionReply::Info(Info::Export { size, flags }) => facts = Some((size, flags)),
-                OptionReply::Info(Info::BlockSize { minimum, maximum, .. }) => {
-                    block = Some((minimum, maximum));
+                OptionReply::Info(Info::BlockSize { minimum, preferred, maximum }) => {
+                    block = Some((minimum, preferred, maximum));
                 }
                 OptionReply::Ack => {
                     self.decoder.start_transmission();
@@ -135,8 +135,8 @@ impl<S: Stream> Talk<S> {
             }
         }
         let (size, flags) = facts.ok_or_else(|| self.unexpected())?;
-        let (minimum, maximum) = block.unwrap_or((1, MAX_PAYLOAD_BYTES));
-        Ok(Export { size, flags, minimum, maximum, structured, allocation })
+        let (minimum, preferred, maximum) = block.unwrap_or((1, 4096, MAX_PAYLOAD_BYTES));
+        Ok(Export { size, flags, minimum, preferred, maximum, structured, allocation })
     }
 
     /// Takes the export in the old way, in which a server can't refuse.

@@ -195,8 +195,15 @@ mod tests {
         let range = SectorRange::new(Sector(8), 8);
         let request = Request::new(Ask::Zeroes { holes: true, fast: true }, range, Nanos(0));
         let (flags, minimum, maximum) = (u16::MAX, 512, 1 << 20);
-        let export =
-            Export { size: 1 << 20, flags, minimum, maximum, structured: true, allocation: None };
+        let export = Export {
+            size: 1 << 20,
+            flags,
+            minimum,
+            preferred: 4096,
+            maximum,
+            structured: true,
+            allocation: None,
+        };
         assert_ne!(request.header(1, &export).flags & cmd_flag::FAST_ZERO, 0);
         request.lost.set(true);
         assert_eq!(request.header(1, &export).flags & cmd_flag::FAST_ZERO, 0);

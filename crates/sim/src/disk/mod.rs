@@ -33,8 +33,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, IoError, IoResult, IoVec, Joined, Nanos, Place, Sector,
-    SectorRange, Witness,
+    Buf, Device, DeviceLimits, DeviceShape, Distance, Durability, IoError, IoResult, IoVec, Joined,
+    Nanos, Place, Sector, SectorRange, Witness,
 };
 
 pub use crash_image::CrashImage;
@@ -101,6 +101,8 @@ pub struct DiskConfig {
     pub noise: bool,
     /// Duration of an I/O.
     pub profile: Profile,
+    /// Cost of a request, by its own word.
+    pub distance: Distance,
 }
 
 impl DiskConfig {
@@ -119,6 +121,7 @@ impl DiskConfig {
             discard: true,
             noise: false,
             profile: Profile::Fast,
+            distance: Distance::Local,
         }
     }
 }
@@ -408,6 +411,12 @@ impl SimDisk {
 }
 
 impl Device for SimDisk {
+    fn shape(&self) -> DeviceShape {
+        if let Some(remote) = &self.remote {
+            return remote.shape();
+        }
+        DeviceShape { distance: self.inner.config.distance, ..DeviceShape::default() }
+    }
     fn limits(&self) -> DeviceLimits {
         if let Some(remote) = &self.remote {
             return remote.limits();

@@ -46,6 +46,7 @@ pub(super) fn evict_behind(plan: &mut Plan, rng: &mut Rng, options: DrawOptions)
         block_sectors: 1,
         profile: Profile::Fast,
         flash: false,
+        distant: false,
     }];
     (plan.faults, plan.memory) = (Vec::new(), Scarcity::default());
     (plan.ops, plan.controls) = (Vec::new(), Vec::new());

@@ -115,6 +115,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     if options.faults || options.remotes {
         super::remote::add_remotes(&mut plan, &mut Rng::fork(seed, "remote"), options.remotes);
     }
+    super::remote::add_distance(&mut plan, &mut Rng::fork(seed, "distance"));
     plan
 }
 
@@ -153,6 +154,7 @@ fn draw_volume(rng: &mut Rng) -> VolumeShape {
         block_sectors: rng.pick(&[1, 1, 8]),
         profile: rng.pick(&Profile::ALL),
         flash: false,
+        distant: false,
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) fn read_early(plan: &mut Plan, rng: &mut Rng) {
         block_sectors: plan.cache.block_sectors,
         profile: rng.pick(&[Profile::Slow, Profile::Slow, Profile::Jitter]),
         flash: false,
+        distant: false,
     }];
     let rounds = rng.between(6, 12);
     for round in 0..rounds {

@@ -47,6 +47,7 @@ pub(super) fn add_flash(plan: &mut Plan, rng: &mut Rng) {
         block_sectors: cache.block_sectors,
         profile: Profile::Fast,
         flash: true,
+        distant: false,
     });
     let volume = plan.volumes.len() as u32 - 1;
     let extra = if fills { fill(plan, rng, volume) } else { mirror(plan, rng, volume) };

@@ -46,6 +46,7 @@ fn turn_over(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
         block_sectors: 1,
         profile: Profile::Fast,
         flash: false,
+        distant: false,
     };
     let cache = &mut plan.cache;
     (cache.block_sectors, cache.bucket_sectors, cache.buckets) = (1, 8, 513);

@@ -172,6 +172,8 @@ pub struct VolumeShape {
     pub profile: Profile,
     /// It has no backing device; the one that there is stays unused.
     pub flash: bool,
+    /// Its backing device says that it is behind a network.
+    pub distant: bool,
 }
 
 /// Errors of one disk.

@@ -50,6 +50,7 @@ pub(super) fn keep_old_pointers(plan: &mut Plan, rng: &mut Rng, options: DrawOpt
         block_sectors: BLOCK as u32,
         profile: Profile::Fast,
         flash: false,
+        distant: false,
     };
     plan.volumes = vec![volume(OLD_BLOCKS, "writethrough"), volume(USED_BLOCKS, "writeback")];
     let mut script = Script { plan };

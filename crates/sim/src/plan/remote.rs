@@ -59,6 +59,14 @@ pub(super) fn add_remotes(plan: &mut Plan, rng: &mut Rng, always: bool) {
     }
 }
 
+/// Has backing devices of some plans say that they are behind a network: writeback has several
+/// batches under way, and streams are read ahead.
+pub(super) fn add_distance(plan: &mut Plan, rng: &mut Rng) {
+    for volume in plan.volumes.iter_mut().filter(|volume| !volume.flash) {
+        volume.distant = rng.chance(1, 3);
+    }
+}
+
 impl Remote {
     /// The client may lose what it can't keep.
     pub fn is_scant(&self) -> bool {

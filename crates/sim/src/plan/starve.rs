@@ -77,6 +77,7 @@ fn volume(plan: &Plan, rng: &mut Rng) -> VolumeShape {
         block_sectors: plan.cache.block_sectors,
         profile: rng.pick(&[Profile::Fast, Profile::Slow, Profile::Slow]),
         flash: false,
+        distant: false,
     }
 }
 

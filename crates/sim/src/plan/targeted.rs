@@ -76,6 +76,7 @@ pub(super) fn draw_targeted(plan: &mut Plan, options: DrawOptions) {
         block_sectors: plan.cache.block_sectors,
         profile: Profile::Fast,
         flash: false,
+        distant: false,
     };
     plan.frontend = Frontend::Direct;
     plan.volumes = vec![shape];

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ubcache_engine::Rules;
+use ubcache_env::Distance;
 use ubcache_env::local::Notify;
 use ubcache_nbd::client::ClientRules;
 
@@ -38,6 +39,7 @@ pub(super) fn make_setup<S: System>(
                 discard: shape.discard,
                 noise: false,
                 profile: shape.profile,
+                distance: Distance::Local,
             },
         )
     };
@@ -55,6 +57,7 @@ pub(super) fn make_setup<S: System>(
                 discard: shape.discard,
                 noise: shape.noise,
                 profile: shape.profile,
+                distance: if shape.distant { Distance::Remote } else { Distance::Local },
             },
         );
         let mut values = vec![Value::ZERO; shape.sectors as usize];

@@ -90,6 +90,11 @@ pub(super) fn parse_volume(words: &mut Words<'_>) -> Parsed<VolumeShape> {
             .map(number::<u8>)
             .transpose()?
             .is_some_and(|flash| flash != 0),
+        distant: words
+            .maybe_field("distant")
+            .map(number::<u8>)
+            .transpose()?
+            .is_some_and(|distant| distant != 0),
     })
 }
 

@@ -195,6 +195,7 @@ impl fmt::Display for VolumeShape {
             block_sectors,
             profile,
             flash,
+            distant,
         } = self;
         write!(
             f,
@@ -209,7 +210,8 @@ impl fmt::Display for VolumeShape {
             0 => {}
             head => write!(f, " head={head}")?,
         }
-        f.write_str(if *flash { " flash=1" } else { "" })
+        f.write_str(if *flash { " flash=1" } else { "" })?;
+        f.write_str(if *distant { " distant=1" } else { "" })
     }
 }
 
