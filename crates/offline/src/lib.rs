@@ -31,6 +31,7 @@
 //! | `pack` | [`pack()`]: the metadata in one file; [`Cache`]: a device, or a pack read as one |
 //! | `restore` | [`dump_for_restore`], [`restore()`]: metadata as lines of text, and back |
 //! | `make` | [`make_device`]: a superblock onto a device |
+//! | `shift` | [`begin_move`], [`resume_move`]: the data of a disk, up or down by some sectors |
 //! | `error` | [`OfflineError`] |
 //!
 //! Nothing here panics, whatever the bytes are.
@@ -47,6 +48,7 @@ mod recover;
 mod repair;
 mod restore;
 mod set;
+mod shift;
 mod walk;
 mod write;
 
@@ -68,5 +70,9 @@ pub use restore::{
 pub use set::{
     Bucket, EntryPlace, Extent, Finding, FindingKind, FoundEntry, Journal, Location, Lost, Owner,
     Report, Severity, Site, Stats, View,
+};
+pub use shift::{
+    LEAST_SECTORS, MoveError, MovePlan, MoveState, Resumed, Stage, VEIL_MAGIC, begin_move,
+    read_move, resume_move, veiled, work_bytes,
 };
 pub use walk::{DeviceKind, NodeVisit, PrioElement, Visitor, kind_of, open_set, walk};

@@ -4,6 +4,7 @@
 
 pub mod build;
 pub mod damage;
+pub mod power;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
