@@ -1,5 +1,5 @@
-//! Two devices in memory that lose their power together: what a crash leaves of each is durable
-//! data, and of everything else any sector or none.
+//! Devices in memory that lose their power together: what a crash leaves of each is durable data, and
+//! of everything else any sector or none.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,25 +42,25 @@ pub struct PowerDevice {
     log: Log,
 }
 
-/// Both devices, with the log of what was done to them.
-pub struct Power {
-    before: [Vec<u8>; 2],
+/// All devices, with the log of what was done to them.
+pub struct Power<const N: usize = 2> {
+    before: [Vec<u8>; N],
     log: Log,
-    pub devices: [Rc<PowerDevice>; 2],
+    pub devices: [Rc<PowerDevice>; N],
 }
 
-impl Power {
-    pub fn new(images: [Vec<u8>; 2]) -> Power {
+impl<const N: usize> Power<N> {
+    pub fn new(images: [Vec<u8>; N]) -> Power<N> {
         let log = Log::default();
-        let device = |number: usize| {
+        let devices = std::array::from_fn(|number| {
             let image = RefCell::new(images[number].clone());
             Rc::new(PowerDevice { number, image, log: log.clone() })
-        };
-        Power { devices: [device(0), device(1)], log, before: images }
+        });
+        Power { devices, log, before: images }
     }
 
-    pub fn images(&self) -> [Vec<u8>; 2] {
-        [0, 1].map(|number| self.devices[number].image.borrow().clone())
+    pub fn images(&self) -> [Vec<u8>; N] {
+        self.devices.each_ref().map(|device| device.image.borrow().clone())
     }
 
     /// Moments at which the power may fail: before each operation, and after the last.
@@ -70,9 +70,9 @@ impl Power {
 
     /// Images after the power failed at a moment. `luck`: 0, nothing of what was not durable has
     /// landed; 1, everything; else each sector in any of its versions.
-    pub fn cut(&self, moment: usize, luck: u64, numbers: &mut Numbers) -> [Vec<u8>; 2] {
+    pub fn cut(&self, moment: usize, luck: u64, numbers: &mut Numbers) -> [Vec<u8>; N] {
         let mut images = self.before.clone();
-        let mut open: [BTreeMap<usize, Vec<Vec<u8>>>; 2] = Default::default();
+        let mut open: [BTreeMap<usize, Vec<Vec<u8>>>; N] = std::array::from_fn(|_| BTreeMap::new());
         let log = self.log.borrow();
         for (at, (device, op)) in log.iter().enumerate().take(moment + 1) {
             match op {
