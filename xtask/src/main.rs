@@ -38,6 +38,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("certtool", "gnutls-bin"),
     ("nbd-client", "nbd-client"),
     ("openssl", "openssl"),
+    ("strace", "strace"),
     ("mkfs.ext4", "e2fsprogs"),
     ("make-bcache", "bcache-tools"),
     ("valgrind", "valgrind"),

@@ -29,6 +29,9 @@ pub struct ServeConfig {
     /// Headers of backing devices that have no superblock, for those that are not found by
     /// themselves.
     pub headers: Vec<PathBuf>,
+    /// Disks, by the names given to them, that are adopted if they have neither superblock nor
+    /// header.
+    pub adopt: Vec<String>,
     /// Addresses for clients; if empty, a unix socket beside the control socket.
     pub nbd: Vec<NbdAddress>,
     /// Block devices of the kernel.

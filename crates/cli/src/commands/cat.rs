@@ -15,7 +15,7 @@ use ubcache_offline::{
 
 use super::new_file::NewFile;
 use super::offline::{
-    Bar, DeviceArgument, failure, host, metadata_only, named_once, open, show_finding,
+    Bar, DeviceArgument, failure, host, metadata_only, named_once, open, open_backing, show_finding,
 };
 use super::{cannot_print, complain, print};
 
@@ -47,6 +47,9 @@ pub struct Args {
     /// The backing device of the volume
     #[arg(short = 'B', long = "bdev", value_name = "DEVICE", required_unless_present = "volume")]
     bdev: Option<PathBuf>,
+    /// Header of a backing device that was adopted [default: it is looked for]
+    #[arg(long, value_name = "PATH", requires = "bdev")]
+    header: Option<PathBuf>,
     /// The number of a volume without a backing device (`ubcache dump --what uuids`)
     #[arg(long, value_name = "N", conflicts_with = "bdev")]
     volume: Option<u32>,
@@ -82,7 +85,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let backing = args
         .bdev
         .as_ref()
-        .map(|path| open(&host, path, DeviceArgument::Backing, false))
+        .map(|path| open_backing(&host, path, (&args.cache, args.header.as_slice()), false))
         .transpose()?;
     let bar = Bar::new();
     let fail = |error| failure(&error, &args.cache, &backings);

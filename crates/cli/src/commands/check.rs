@@ -34,6 +34,9 @@ pub struct Args {
     /// Backing devices of the set, some or all
     #[arg(short = 'B', long = "bdev", value_name = "DEVICE", num_args = 1..)]
     bdev: Vec<PathBuf>,
+    /// Header of a backing device that was adopted, once for each [default: it is looked for]
+    #[arg(long, value_name = "PATH", requires = "bdev")]
+    header: Vec<PathBuf>,
     /// Print JSON: one object with all findings
     #[arg(long)]
     json: bool,
@@ -42,7 +45,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let (cache, backings) = open_all(&host, &args.cache, &args.bdev)?;
+    let (cache, backings) = open_all(&host, &args.cache, &args.bdev, &args.header)?;
     let bar = Bar::new();
     let checked = host.block_on(async {
         let backings: Vec<_> = backings.iter().collect();

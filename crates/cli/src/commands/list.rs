@@ -105,6 +105,12 @@ fn devices_as_text(devices: &[ListedDevice]) -> String {
             if let Some(label) = &device.label {
                 let _ = write!(text, "  label {}", visible(label));
             }
+            if let Some(header) = &device.header {
+                let _ = write!(text, "  adopted, header {}", header.display());
+            }
+            if let Some(witness) = device.witness {
+                let _ = write!(text, ", {}", words_of_witness(witness));
+            }
             if let Some(user) = &device.user {
                 let _ = write!(text, "  used by {user}");
             }
@@ -115,6 +121,16 @@ fn devices_as_text(devices: &[ListedDevice]) -> String {
         }
     }
     text
+}
+
+/// Statement of a header on its disk, for people.
+pub(super) fn words_of_witness(word: &str) -> &'static str {
+    match word {
+        "same" => "as a clean stop left it",
+        "changed" => "CHANGED by another program",
+        "resized" => "RESIZED",
+        _ => "last run without a clean stop",
+    }
 }
 
 fn path(device: &ListedDevice) -> String {

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::backing::{Purpose, Remote};
 use ubcache_daemon::failure::Code;
-use ubcache_daemon::open::header::{FoundHeader, find_header};
+use ubcache_daemon::open::header::{FoundHeader, create_header, find_header};
 use ubcache_daemon::open::superblock::has_superblock;
 use ubcache_daemon::open::target::{Access, Target, host_open_failure};
 use ubcache_env::joined::Header;
@@ -49,12 +49,14 @@ pub fn open_all(
     host: &Host,
     cache: &Path,
     backings: &[PathBuf],
+    headers: &[PathBuf],
 ) -> Result<(Cache<Disk>, Vec<Cache<Disk>>), Failure> {
     named_once(cache, backings)?;
+    let cache_path = cache;
     let cache = open(host, cache, DeviceArgument::Cache, false)?;
     let backings = backings
         .iter()
-        .map(|path| open(host, path, DeviceArgument::Backing, false))
+        .map(|path| open_backing(host, path, (cache_path, headers), false))
         .collect::<Result<_, _>>()?;
     Ok((cache, backings))
 }
@@ -74,6 +76,21 @@ pub fn named_once(cache: &Path, backings: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Opens a backing device for exclusive use, with its header if it has no superblock: one of those
+/// given, or one that is looked for in the usual places and on the cache device.
+pub fn open_backing(
+    host: &Host,
+    path: &Path,
+    (cache, headers): (&Path, &[PathBuf]),
+    write: bool,
+) -> Result<Cache<Disk>, Failure> {
+    let opened = match header_of(path, cache, headers)? {
+        Some(header) => open_joined(host, path, &header, write)?,
+        None => open_as_it_is(host, path, write)?,
+    };
+    check_kind(host, path, opened, DeviceArgument::Backing)
+}
+
 /// Opens a device for exclusive use, or a pack of one; for reading only unless `write`, which is
 /// refused for a pack. A device whose superblock is of the other kind is refused.
 pub fn open(
@@ -82,10 +99,18 @@ pub fn open(
     argument: DeviceArgument,
     write: bool,
 ) -> Result<Cache<Disk>, Failure> {
-    let opened = match header_of(path, argument)? {
-        Some(header) => open_joined(host, path, &header, write)?,
-        None => open_as_it_is(host, path, write)?,
-    };
+    if argument == DeviceArgument::Backing {
+        return open_backing(host, path, (Path::new(""), &[]), write);
+    }
+    check_kind(host, path, open_as_it_is(host, path, write)?, argument)
+}
+
+fn check_kind(
+    host: &Host,
+    path: &Path,
+    opened: Cache<Disk>,
+    argument: DeviceArgument,
+) -> Result<Cache<Disk>, Failure> {
     let found = host.block_on(async { kind_of(&opened).await });
     let expected = match argument {
         DeviceArgument::Cache => "the cache device",
@@ -114,17 +139,29 @@ pub fn open(
     }
 }
 
-/// The header of a backing device that has no superblock. The usual places are looked at, and those
-/// that the environment names.
-fn header_of(path: &Path, argument: DeviceArgument) -> Result<Option<FoundHeader>, Failure> {
-    if argument == DeviceArgument::Cache {
-        return Ok(None);
-    }
+/// The header of a backing device that has no superblock. One that is lost is made again from its
+/// copy on the cache device, which is what `serve` does.
+fn header_of(
+    path: &Path,
+    cache: &Path,
+    headers: &[PathBuf],
+) -> Result<Option<FoundHeader>, Failure> {
     // One that can't be opened is refused with the right words when it is opened for the command.
-    match Target::open(path, Access::Look) {
-        Ok(disk) if !has_superblock(&disk) => find_header(&disk, &[], None),
-        _ => Ok(None),
+    let found = match Target::open(path, Access::Look) {
+        Ok(disk) if !has_superblock(&disk) => {
+            let cache = Some(cache).filter(|cache| cache.exists());
+            find_header(&disk, headers, cache)?
+        }
+        _ => None,
+    };
+    if let Some(FoundHeader { path, lost: Some(content), .. }) = &found {
+        create_header(path, content)?;
+        complain(&format!(
+            "ubcache: {}: the header was lost; made again from its copy on the cache device\n",
+            path.display()
+        ));
     }
+    Ok(found)
 }
 
 /// Opens a disk and its header for exclusive use. Refuses to write to one that somebody else wrote

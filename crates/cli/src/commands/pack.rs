@@ -55,7 +55,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let host = host()?;
-    let (cache, backings) = open_all(&host, &args.cache, &args.bdev)?;
+    let (cache, backings) = open_all(&host, &args.cache, &args.bdev, &[])?;
     if cache.is_pack() {
         return Err(
             Failure::could_not_run(&args.cache, "a pack already").expected("a cache device")

@@ -8,7 +8,7 @@ use ubcache_daemon::size::show_size;
 use ubcache_offline::{Outcome, RecoverOptions, Recovered, recover};
 
 use super::offline::{
-    Bar, DeviceArgument, failure, host, metadata_only, named_once, open, show_finding,
+    Bar, DeviceArgument, failure, host, metadata_only, named_once, open, open_backing, show_finding,
 };
 use super::{complain, print};
 
@@ -36,6 +36,9 @@ pub struct Args {
     /// The backing device
     #[arg(short = 'B', long = "bdev", value_name = "DEVICE")]
     bdev: PathBuf,
+    /// Header of a backing device that was adopted [default: it is looked for]
+    #[arg(long, value_name = "PATH")]
+    header: Option<PathBuf>,
     /// Detach the backing device: it needs no cache any more. Nothing is written to the cache
     #[arg(long)]
     detach: bool,
@@ -59,7 +62,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if cache.is_pack() && !args.dry_run {
         return Err(metadata_only(&args.cache));
     }
-    let backing = open(&host, &args.bdev, DeviceArgument::Backing, !args.dry_run)?;
+    let backing =
+        open_backing(&host, &args.bdev, (&args.cache, args.header.as_slice()), !args.dry_run)?;
     let bar = Bar::new();
     let options =
         RecoverOptions { detach: args.detach, dry_run: args.dry_run, damaged: args.damaged };

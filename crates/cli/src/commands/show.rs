@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use ubcache_daemon::Failure;
-use ubcache_daemon::open::superblock::{ExpectedKind, parse};
+use ubcache_daemon::open::header::{FoundHeader, find_header, witness_word};
+use ubcache_daemon::open::superblock::{ExpectedKind, has_superblock, parse};
 use ubcache_daemon::open::target::{Access, Target};
 use ubcache_env::{Buf, Device};
 use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, Uuid};
 use ubcache_offline::is_pack;
 
+use super::list::words_of_witness;
 use super::offline::{host, open_as_it_is};
 use super::print;
 
@@ -24,6 +26,9 @@ pub struct Args {
     /// Go on in spite of a wrong checksum
     #[arg(short, long)]
     force: bool,
+    /// Header of a disk that was adopted [default: it is looked for]
+    #[arg(long, value_name = "PATH")]
+    header: Option<PathBuf>,
     /// Print JSON: one object with the same names
     #[arg(long)]
     json: bool,
@@ -39,7 +44,14 @@ type Line = (&'static str, Value, Option<String>);
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let target = Target::open(&args.device, Access::Look)?;
-    let mut bytes = match packed_superblock(&target)? {
+    let packed = packed_superblock(&target)?;
+    if packed.is_none()
+        && !has_superblock(&target)
+        && let Some(header) = find_header(&target, args.header.as_slice(), None)?
+    {
+        return show_adopted(args, &target, &header);
+    }
+    let mut bytes = match packed {
         Some(bytes) => bytes,
         None => target.read_superblock_bytes()?,
     };
@@ -57,6 +69,25 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return print(&as_properties(&superblock));
     }
     let lines = lines(&superblock, u64::from_le_bytes(csum), wrong);
+    print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) })
+}
+
+/// The superblock in the header of a disk, and the header.
+fn show_adopted(args: &Args, disk: &Target, header: &FoundHeader) -> Result<(), Failure> {
+    let superblock = &header.superblock;
+    if args.udev {
+        return print(&as_properties(superblock));
+    }
+    let bytes = superblock.encode();
+    let mut csum = [0; 8];
+    csum.copy_from_slice(&bytes[..8]);
+    let mut lines = lines(superblock, u64::from_le_bytes(csum), None);
+    let witness = witness_word(header, disk)?;
+    lines.extend([
+        ("", Value::Null, None),
+        ("header.path", json!(header.path.display().to_string()), None),
+        ("header.witness", json!(witness), Some(words_of_witness(witness).to_owned())),
+    ]);
     print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) })
 }
 

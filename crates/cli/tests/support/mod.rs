@@ -11,6 +11,7 @@ pub mod http;
 pub mod machine;
 pub mod moto;
 pub mod pieces;
+pub mod steps;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};

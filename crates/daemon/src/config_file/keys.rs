@@ -106,6 +106,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Volume, "name", Kind::Text, "required", Applied::Live),
     key(Table::Volume, "backing", Kind::Device, "required", Applied::Restart),
     key(Table::Volume, "header", Kind::Path, "looked for", Applied::Restart),
+    key(Table::Volume, "adopt", Kind::Switch, "false", Applied::Restart),
     key(Table::Volume, "optional", Kind::Switch, "false", Applied::Restart),
     key(Table::Volume, "mode", Kind::Word(MODES), "that of the set", Applied::Live),
     key(Table::Volume, "export", Kind::Exports, "\"nbd\"", Applied::Restart),

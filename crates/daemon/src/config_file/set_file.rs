@@ -134,6 +134,11 @@ fn read_set(source: &mut Source<'_>, table: &DeTable<'_>, name: String) -> Optio
             .map(|volume| (volume.file.name.clone(), volume.file.settings.clone()))
             .collect(),
         headers: read.iter().filter_map(|volume| volume.file.header.clone()).collect(),
+        adopt: read
+            .iter()
+            .filter(|volume| volume.adopt)
+            .map(|volume| volume.file.name.clone())
+            .collect(),
         ublk: ublk_of(&read),
         cache_optional: values.is_on("cache_optional"),
         keep_clean: values.is_on("keep_clean"),
@@ -184,6 +189,7 @@ struct ReadVolume {
     file: VolumeFile,
     ways: Vec<ExportWay>,
     read_only: bool,
+    adopt: bool,
     rates: Rates,
 }
 
@@ -264,7 +270,8 @@ fn read_volume(
     let file = VolumeFile { name, backing: backing?, header, optional, settings };
     let rates = Rates { requests: limits.number("iops"), bytes: limits.number("bytes") };
     let ways = values.list("export");
-    Some((ReadVolume { file, ways, read_only: values.is_on("read_only"), rates }, place))
+    let (read_only, adopt) = (values.is_on("read_only"), values.is_on("adopt"));
+    Some((ReadVolume { file, ways, read_only, adopt, rates }, place))
 }
 
 fn read_attributes(

@@ -9,6 +9,7 @@ use super::listed::{ListProblem, ListedDevice};
 use super::users::Daemons;
 use crate::config_file::devices::lies_over;
 use crate::failure::Failure;
+use crate::open::header::{FoundHeader, find_header, header_of, witness_word};
 use crate::open::probe::BCACHE_MAGIC;
 use crate::open::superblock::{ExpectedKind, parse};
 use crate::open::target::{Access, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Target};
@@ -71,14 +72,28 @@ pub(super) fn look(
     target.forget_superblock();
     let mut bytes = vec![0; SUPERBLOCK_BYTES];
     let count = target.read_some(SUPERBLOCK_AT, &mut bytes)?;
-    if bytes[24..40] != BCACHE_MAGIC && !named {
-        return Ok(None);
+    if bytes[24..40] != BCACHE_MAGIC {
+        // The content of a disk that is not named is not read.
+        let has_header = named || header_of(&target)?.is_some();
+        let header = if has_header { find_header(&target, &[], None)? } else { None };
+        if let Some(header) = header {
+            return adopted(&target, &header).map(|device| Some((device, None)));
+        }
+        if !named {
+            return Ok(None);
+        }
     }
     let superblock = parse(&target, &bytes[..count], ExpectedKind::Any)?;
     let misfit = superblock.check_device(target.sectors(), target.logical_block_bytes).err();
     let misfit = misfit
         .map(|error| Failure::refused(path, "the superblock does not fit the device").found(error));
     Ok(Some((listed(&target, &superblock), misfit)))
+}
+
+fn adopted(target: &Target, header: &FoundHeader) -> Result<ListedDevice, Failure> {
+    let witness = Some(witness_word(header, target)?);
+    let path = Some(header.path.clone());
+    Ok(ListedDevice { header: path, witness, ..listed(target, &header.superblock) })
 }
 
 fn listed(target: &Target, superblock: &Superblock) -> ListedDevice {
@@ -103,6 +118,8 @@ fn listed(target: &Target, superblock: &Superblock) -> ListedDevice {
         state,
         mode: (!is_cache).then(|| superblock.cache_mode().sysfs_word()),
         size_bytes: target.bytes,
+        header: None,
+        witness: None,
         user: None,
         same_uuid_as: None,
     }

@@ -34,6 +34,14 @@ pub struct ListedDevice {
     pub mode: Option<&'static str>,
     /// Its size.
     pub size_bytes: u64,
+    /// Header file of a disk that was adopted.
+    #[serde(serialize_with = "text_if_any")]
+    #[schema(value_type = Option<String>)]
+    pub header: Option<PathBuf>,
+    /// Statement of the header on its disk, which nobody has open: `same` as a clean stop left it,
+    /// `open` since a run that did not end with one, `changed` by another program, or `resized`.
+    #[schema(value_type = Option<String>)]
+    pub witness: Option<&'static str>,
     /// The one that has it open.
     pub user: Option<DeviceUser>,
     /// A device before this one that has the same UUID: the same device, or a copy of it.

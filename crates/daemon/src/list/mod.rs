@@ -56,6 +56,7 @@ impl Listing {
                 Ok(None) => {}
                 Ok(Some((mut device, misfit))) => {
                     device.user = daemons.user_of(path, &device);
+                    device.witness = device.witness.filter(|_| device.user.is_none());
                     let twin = devices.iter().find(|other| other.uuid == device.uuid);
                     device.same_uuid_as = twin.map(|other| other.path.clone());
                     devices.push(device);

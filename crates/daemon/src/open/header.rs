@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use ubcache_env::joined::first_record;
 use ubcache_format::{
-    HEADER_BYTES, HEADER_SECTORS, HeaderRecord, SECTOR_BYTES, SUPERBLOCK_BYTES, Sector, Superblock,
-    Uuid, crc64_we, header_copy_places, witness_places,
+    BackingState, HEADER_BYTES, HEADER_SECTORS, HeaderRecord, SECTOR_BYTES, SUPERBLOCK_BYTES,
+    Sector, Superblock, Uuid, crc64_we, header_copy_places, witness_places,
 };
 
 use ubcache_host::{HostFile, OpenOptions as HostOptions, PageCache};
@@ -52,18 +52,28 @@ fn directories() -> Vec<PathBuf> {
 
 /// Place of a new header.
 pub fn default_path(uuid: Uuid) -> PathBuf {
+    state_path(uuid, "header")
+}
+
+/// Place of a new file beside the headers.
+pub fn state_path(uuid: Uuid, extension: &str) -> PathBuf {
     let first = directories().into_iter().next().unwrap_or_default();
-    first.join(format!("{uuid}.header"))
+    first.join(format!("{uuid}.{extension}"))
 }
 
 /// The headers in the usual directories.
 fn all_headers() -> Vec<PathBuf> {
+    state_files("header")
+}
+
+/// The files with that extension in the directories of headers.
+pub fn state_files(extension: &str) -> Vec<PathBuf> {
     let listed = directories().into_iter().filter_map(|directory| fs::read_dir(directory).ok());
     let files = listed.flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let mut headers: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|end| end == "header")).collect();
-    headers.sort();
-    headers
+    let mut found: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|end| end == extension)).collect();
+    found.sort();
+    found
 }
 
 /// Words by which the machine knows a disk again: the path of a file; of a block device what its
@@ -269,6 +279,40 @@ pub fn header_of(disk: &Target) -> Result<Option<PathBuf>, Failure> {
     Ok(of_it.map(|it| it.path).next())
 }
 
+/// UUID in the header of a disk that was adopted and not served since: `make --adopt` was
+/// interrupted, or is given once more.
+///
+/// # Errors
+/// It is no header.
+pub fn unserved(header: &Path, disk: &Target) -> Result<Option<Uuid>, Failure> {
+    let Candidate { record, superblock, .. } = read_header(header)?;
+    let is_of_it = record.identity == identity(&disk.path) && !record.identity.is_empty();
+    let is_new = record.seq == 1 && superblock.uuid == record.uuid;
+    // An attach, and a detach after it, change state or set.
+    let was_attached =
+        superblock.state() != BackingState::None || superblock.set_uuid == Uuid::default();
+    Ok((is_of_it && is_new && !was_attached).then_some(superblock.uuid))
+}
+
+/// Statement of a header on its disk, in words: `same` as a clean stop left it, `open` since a run
+/// that did not end with one, `changed` by another program, or `resized`.
+///
+/// # Errors
+/// The disk or the header can't be read.
+pub fn witness_word(header: &FoundHeader, disk: &Target) -> Result<&'static str, Failure> {
+    let record = match &header.lost {
+        Some(copy) => HeaderRecord::read(copy).map(|(record, _)| record),
+        None => Some(read_header(&header.path)?.record),
+    };
+    let Some(record) = record else { return Ok("open") };
+    Ok(match has_content(disk, &record)? {
+        _ if record.sectors != disk.sectors() => "resized",
+        true if record.sealed => "same",
+        false if record.written != u64::MAX => "changed",
+        _ => "open",
+    })
+}
+
 /// The one header that is of the disk: by the machine's words, else by the disk's content.
 fn one_of(
     mut all: Vec<Candidate>,
@@ -344,6 +388,19 @@ fn refuse_older(file: &Candidate, copy: Option<&Candidate>) -> Result<(), Failur
 /// # Errors
 /// There is one; the directory can't be made or written.
 pub fn create_header(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    make_header(path, content, false)
+}
+
+/// Makes the file of a header in place of the one that is there, durably: all of the old one is
+/// there, or all of the new one.
+///
+/// # Errors
+/// The directory can't be written.
+pub fn replace_header(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    make_header(path, content, true)
+}
+
+fn make_header(path: &Path, content: &[u8], replace: bool) -> Result<(), Failure> {
     let failed = |doing: &'static str| {
         move |error: io::Error| {
             Failure::could_not_run(path, format_args!("{doing} failed: {error}"))
@@ -359,8 +416,13 @@ pub fn create_header(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let mut file = options.open(&new).map_err(failed("making it"))?;
     file.write_all(content).map_err(failed("writing it"))?;
     file.sync_all().map_err(failed("making it durable"))?;
-    let linked = fs::hard_link(&new, path);
-    let _ = fs::remove_file(&new);
+    let linked = match replace {
+        true => fs::rename(&new, path),
+        false => fs::hard_link(&new, path),
+    };
+    if !replace {
+        let _ = fs::remove_file(&new);
+    }
     linked.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Failure::refused(path, "there is a header already")
             .found("a file of that name")
@@ -371,7 +433,7 @@ pub fn create_header(path: &Path, content: &[u8]) -> Result<(), Failure> {
     sync_directory(directory).map_err(failed("making its name durable"))
 }
 
-/// Removes the file of a header, durably.
+/// Removes the file of a header, or another one beside it, durably.
 ///
 /// # Errors
 /// It can't be removed.

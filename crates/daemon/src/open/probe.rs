@@ -24,12 +24,19 @@ pub const BCACHE_MAGIC: [u8; 16] = [
 /// Offset of that magic number, in bytes.
 pub const BCACHE_MAGIC_AT: u64 = 4120;
 
+/// The name at the begin of the sectors of a disk whose data is being moved in place.
+const MOVED_MAGIC: &[u8] = b"ubcache is moved";
+/// The same in words.
+const MOVED: &str = "a disk whose data is being moved in place";
+
 const BCACHEFS_MAGIC: [u8; 16] = [
     0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef,
 ];
 
 /// Known signatures, the more specific before the less specific.
 const KNOWN: &[(&str, u64, &[u8])] = &[
+    (MOVED, 0, MOVED_MAGIC),
+    (MOVED, 4096, MOVED_MAGIC),
     ("a bcache superblock", BCACHE_MAGIC_AT, &BCACHE_MAGIC),
     ("a bcachefs file system", BCACHE_MAGIC_AT, &BCACHEFS_MAGIC),
     ("an ext2, ext3 or ext4 file system", 1080, &[0x53, 0xef]),
@@ -73,6 +80,33 @@ pub fn recognize(head: &[u8]) -> Vec<Signature> {
             bytes: magic.len() as u64,
         })
         .collect()
+}
+
+/// Refuses a disk whose data is being moved in place.
+///
+/// # Errors
+/// It is one, or can't be read.
+pub fn refuse_moved(target: &Target) -> Result<(), Failure> {
+    match probe(target)?.iter().find(|signature| signature.name == MOVED) {
+        None => Ok(()),
+        Some(signature) => Err(moved(target, signature)),
+    }
+}
+
+pub(super) fn moved(target: &Target, signature: &Signature) -> Failure {
+    let path = target.path.display();
+    Failure::refused(&target.path, "its data is being moved in place")
+        .found(format_args!("the mark of a move (byte {})", signature.at))
+        .expected("a disk that is whole")
+        .advice(format_args!(
+            "run the command that began it again: ubcache unmake --in-place {path}, or ubcache \
+             convert {path}"
+        ))
+}
+
+/// Returns true if a signature is that of [`refuse_moved`].
+pub(super) fn is_moved(signature: &Signature) -> bool {
+    signature.name == MOVED
 }
 
 /// Everything recognized on a device.

@@ -7,7 +7,7 @@ use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, 
 
 use crate::backing::is_uri;
 use crate::failure::Failure;
-use crate::open::probe::{BCACHE_MAGIC, recognize};
+use crate::open::probe::{BCACHE_MAGIC, is_moved, moved, recognize};
 use crate::open::target::{Access, Target};
 
 /// Expected kind of a device.
@@ -94,6 +94,9 @@ pub(crate) fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
     let mut head = vec![0; 68 << 10];
     let count = target.read_some(0, &mut head).unwrap_or(0);
     let found = recognize(&head[..count]);
+    if let Some(signature) = found.iter().find(|signature| is_moved(signature)) {
+        return moved(target, signature);
+    }
     let found = match found.first() {
         Some(signature) => format!("{} (byte {})", signature.name, signature.at),
         None => "no bcache magic number at byte 4120".to_owned(),

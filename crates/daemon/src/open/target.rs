@@ -190,10 +190,21 @@ impl Target {
     }
 }
 
+/// True if there is something of that name, beside an empty file, which is what a command leaves
+/// that is killed when it has just created one.
+pub fn is_there(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|it| !it.is_file() || it.len() > 0)
+}
+
 /// Makes a file of `bytes` bytes, sparse or with room for all of them. A file that is there already
-/// is not touched: `Ok(false)`.
+/// and not empty is not touched: `Ok(false)`.
 pub fn create_file(path: &Path, bytes: u64, sparse: bool) -> Result<bool, Failure> {
-    let file = match OpenOptions::new().read(true).write(true).create_new(true).open(path) {
+    if is_there(path) {
+        return Ok(false);
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(!path.exists());
+    let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         Err(error) => {

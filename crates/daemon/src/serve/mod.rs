@@ -37,6 +37,7 @@ use crate::control::api::browsers::StatusPage;
 use crate::control::{Api, Registry, mailbox, serve_mailbox};
 use crate::failure::{Code, Failure};
 use crate::log::STATE;
+use crate::open::adopt::adopt_new;
 use crate::open::io::start_io;
 use crate::open::precheck::precheck;
 use crate::open::preconditions::{hold_memory, inherited_tcp, tcp_port};
@@ -124,6 +125,9 @@ fn serve_once(
     let inherited_tcp = inherited.as_ref().and_then(inherited_tcp);
     let tls = config.tls.load(inherited_tcp.or_else(|| tcp_port(config, &passed)))?;
     let page = StatusPage::bind(&config.status_page)?;
+    if inherited.is_none() {
+        adopt_new(config);
+    }
     let members = precheck(config)?;
     let names = names_of(&members)?;
     if inherited.is_none() {

@@ -2,18 +2,16 @@
 //! to them.
 
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::open::header::{create_header, default_path, first_record_of, header_of};
+use ubcache_daemon::open::adopt::write_header;
+use ubcache_daemon::open::header::{default_path, header_of, unserved};
+use ubcache_daemon::open::probe::refuse_moved;
 use ubcache_daemon::open::superblock::has_superblock;
 use ubcache_daemon::open::target::Target;
-use ubcache_env::joined::place_for_copy;
-use ubcache_env::{Buf, Device, Durability};
-use ubcache_format::{RECORD_BYTES, Superblock};
+use ubcache_format::Superblock;
 
 use super::{Args, Made};
-use crate::commands::offline::{host, open_file};
 
 /// Options that do not go with `--adopt`.
 pub(super) fn check_options(args: &Args) -> Result<(), Failure> {
@@ -31,11 +29,11 @@ pub(super) fn check_options(args: &Args) -> Result<(), Failure> {
 }
 
 /// Place of the header of a disk that is to be adopted. Refuses a disk that has a superblock, or a
-/// header.
+/// header; one that was not served yet, as an interrupted adoption leaves it, is made again.
 pub(super) fn plan(
     args: &Args,
     disk: &Target,
-    superblock: &Superblock,
+    superblock: &mut Superblock,
 ) -> Result<PathBuf, Failure> {
     let path = disk.path.display();
     if has_superblock(disk) {
@@ -47,7 +45,13 @@ pub(super) fn plan(
                  says how to use its data without a cache"
             )));
     }
+    refuse_moved(disk)?;
     if let Some(header) = header_of(disk)? {
+        let is_its_place = args.header.as_ref().is_none_or(|given| *given == header);
+        if let (true, Some(uuid)) = (is_its_place, unserved(&header, disk)?) {
+            superblock.uuid = uuid;
+            return Ok(header);
+        }
         return Err(Failure::refused(&disk.path, "the disk is adopted already")
             .found(format_args!("its header {}", header.display()))
             .expected("a disk without a header")
@@ -57,9 +61,13 @@ pub(super) fn plan(
             )));
     }
     let header = args.header.clone().unwrap_or_else(|| default_path(superblock.uuid));
-    match header.exists() {
-        false => Ok(header),
-        true => Err(Failure::refused(&header, "there is a header already")
+    match header.exists().then(|| unserved(&header, disk)) {
+        None => Ok(header),
+        Some(Ok(Some(uuid))) => {
+            superblock.uuid = uuid;
+            Ok(header)
+        }
+        Some(_) => Err(Failure::refused(&header, "there is a header already")
             .found("a file of that name")
             .expected("none")
             .advice("give this one another place: --header PATH")),
@@ -74,33 +82,15 @@ pub(super) fn write(
     cache: Option<&Made>,
 ) -> Result<Made, Failure> {
     let (path, bytes) = (disk.path.clone(), disk.bytes);
-    let host = host()?;
-    let record = first_record_of(disk, superblock.uuid)?;
-    let mut content = record.encode();
-    content.resize(2 * RECORD_BYTES, 0);
-    content.extend_from_slice(&superblock.encode());
-    create_header(header, &content)?;
-    if let Some(cache) = cache {
-        let device = Rc::new(open_file(&host, &cache.path, true)?);
-        let copied = host.block_on(async {
-            let uuid = superblock.uuid;
-            let Some(at) = place_for_copy(&*device, &cache.superblock, uuid).await? else {
-                return Ok(false);
-            };
-            device.write(at, Buf::from_bytes(&content).into(), Durability::Fua).await?;
-            Ok::<_, ubcache_env::IoError>(true)
-        });
-        let copied = copied.map_err(|error| {
-            Failure::could_not_run(&cache.path, format_args!("no copy of the header: {error}"))
-        })?;
-        if !copied {
-            crate::commands::complain(&format!(
-                "ubcache: {}: no room for a copy of the header with such small buckets: keep a \
-                 backup of {}\n",
-                cache.path.display(),
-                header.display()
-            ));
-        }
+    let of_cache = cache.map(|cache| (cache.path.as_path(), &cache.superblock));
+    let copied = write_header(disk, &superblock, header, of_cache)?;
+    if let (false, Some(cache)) = (copied, cache) {
+        crate::commands::complain(&format!(
+            "ubcache: {}: no room for a copy of the header with such small buckets: keep a backup \
+             of {}\n",
+            cache.path.display(),
+            header.display()
+        ));
     }
     Ok(Made { path, bytes, superblock, header: Some(header.to_owned()) })
 }

@@ -8,7 +8,7 @@ use ubcache_daemon::open::probe::probe;
 use ubcache_daemon::open::superblock::{ExpectedKind, parse};
 use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_daemon::size::show_size;
-use ubcache_format::{BackingState, Inode, SECTOR_BYTES, Uuid};
+use ubcache_format::{BackingState, Inode, SECTOR_BYTES, Superblock, Uuid};
 use ubcache_offline::{View, open_set};
 
 use super::Args;
@@ -37,6 +37,11 @@ pub(super) fn check_content(args: &Args, target: &Target) -> Result<Vec<Range<u6
             .advice("to destroy it: wipefs -a, or use --force"));
     }
     let superblock = parse(target, &target.read_superblock_bytes()?, ExpectedKind::Any).ok();
+    // An adoption that was interrupted left it, or nobody has used it yet.
+    let is_new = |it: &Superblock| it.is_cache() && !it.sync() && it.journal_buckets == 0;
+    if !args.adopt.is_empty() && superblock.as_ref().is_some_and(is_new) {
+        return Ok(Vec::new());
+    }
     let dirty = superblock.is_some_and(|it| !it.is_cache() && it.state() == BackingState::Dirty);
     match (args.wipe_bcache, dirty) {
         (true, false) => Ok(Vec::new()),

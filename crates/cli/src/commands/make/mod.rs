@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use ubcache_daemon::Failure;
 use ubcache_daemon::backing::is_uri;
 use ubcache_daemon::open::superblock::remote_cache;
-use ubcache_daemon::open::target::{Access, Target, create_file};
+use ubcache_daemon::open::target::{Access, Target, create_file, is_there};
 use ubcache_daemon::size::parse_size;
 use ubcache_format::{
     CacheMode, DEFAULT_DATA_OFFSET, Replacement, SECTOR_BYTES, Sector, Superblock, Uuid,
@@ -217,7 +217,7 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
             return Err(remote_cache(path));
         }
         let mut is_new = false;
-        if let (false, Some(size)) = (path.exists() || is_uri(path), size) {
+        if let (false, Some(size)) = (is_uri(path) || is_there(path), size) {
             check_size(args, path, size, is_cache)?;
             is_new = create_file(path, size, args.sparse || !is_cache)?;
             created.0.extend(is_new.then(|| path.clone()));
@@ -240,7 +240,7 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
         if let Some(set) = set {
             refuse_dirty_cache(&target.path, &set, &disks)?;
         }
-        let superblock = if part == Part::Cache {
+        let mut superblock = if part == Part::Cache {
             new_cache(args, &target, set_uuid, block_bytes)
         } else {
             let mode = if args.writeback { CacheMode::Writeback } else { CacheMode::Writethrough };
@@ -256,7 +256,7 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
             )
         };
         let header = match is_adopted {
-            true => Some(adopt::plan(args, &target, &superblock)?),
+            true => Some(adopt::plan(args, &target, &mut superblock)?),
             false => None,
         };
         plans.push(Plan { target, superblock, created, wipe, header });
