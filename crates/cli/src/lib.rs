@@ -25,6 +25,7 @@
 //! | [`commands::upgrade`] | `ubcache upgrade`: another program goes on |
 //! | [`commands::check`] and its neighbours for sets that are not running | `check`, `cat`, `recover`, `repair`, `dump`, `restore`, `pack` |
 //! | [`commands::release`], [`commands::unmake`] | `ubcache release`, `unmake`: a disk without ubcache |
+//! | [`commands::convert`] | `ubcache convert`: a superblock for a disk with data |
 //! | [`commands::forget_cache`] | `ubcache forget-cache`: a disk goes on without its cache |
 //! | [`commands::forget_disk`] | `ubcache forget-disk`: gives up the cached data of a lost disk |
 //! | [`commands::demo`] | `ubcache demo`: shows what a cache does |
@@ -132,6 +133,7 @@ enum Command {
     Pack(commands::pack::Args),
     Release(commands::release::Args),
     Unmake(commands::unmake::Args),
+    Convert(commands::convert::Args),
     ForgetCache(commands::forget_cache::Args),
     #[command(visible_alias = "forget")]
     ForgetDisk(commands::forget_disk::Args),
@@ -197,6 +199,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Make(args) => commands::make::run(&args),
         Command::Release(args) => commands::release::run(&args),
         Command::Unmake(args) => commands::unmake::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
         Command::Show(args) => commands::show::run(&args),
         Command::List(args) => commands::list::run(&args),
         Command::Serve(args) => commands::serve::run(*args),

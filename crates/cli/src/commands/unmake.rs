@@ -2,32 +2,47 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_daemon::backing::is_uri;
-use ubcache_daemon::open::superblock::{ExpectedKind, look};
+use ubcache_daemon::open::superblock::{ExpectedKind, look, read};
+use ubcache_daemon::open::target::{Access, Target};
 use ubcache_daemon::shell::shell_word;
-use ubcache_format::{BackingState, SECTOR_BYTES, Sector};
+use ubcache_format::{BackingState, SECTOR_BYTES, Sector, Superblock};
 
+use super::move_data::{MoveArgs, Span, begin, find, go_on};
 use super::print;
 
 const AFTER_HELP: &str = "\
-Changes nothing. The data of a backing device begins after its superblock, at sector 16 or where
---data-offset put it. A mapping that leaves these sectors out is a disk as any other; the printed
-lines make one. A disk in state dirty is refused, and one in state clean gets the command that
-detaches it first.
+The data of a backing device begins after its superblock, at sector 16 or where --data-offset put
+it. Without --in-place nothing is changed: a mapping that leaves these sectors out is a disk as any
+other, and the printed lines make one. A disk in state dirty is refused, and one in state clean
+gets the command that detaches it first.
 
-Exit codes: 0 printed, 1 refused, 2 could not run.
+--in-place moves the data to the begin of the disk, over the superblock, and leaves nothing of
+ubcache on it. It can be interrupted at any moment, by a power cut as well, and run again: it goes
+on. Until it has finished, the work file is as important as the disk, and the disk can be neither
+mounted nor served. Each byte is written twice, once to the work file. Of the end of the disk, as
+many bytes as there were before the data stay unused, with what was there.
+
+Exit codes: 0 done, 1 refused, 2 could not run.
 
 Example:
-  ubcache unmake /dev/sdb";
+  ubcache unmake /dev/sdb
+  ubcache unmake --in-place /dev/sdb";
 
-/// Print how to use the data of a backing device without a cache
+/// Take a disk out of ubcache: print how to use its data, or move it to the begin of the disk
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// The backing device
     #[arg(value_name = "DISK")]
     disk: PathBuf,
+    /// Move the data to the begin of the disk, which must be detached and not in use
+    #[arg(long)]
+    in_place: bool,
+    #[command(flatten)]
+    moving: MoveArgs,
 }
 
 /// The command that gives the data of a disk that has a superblock, and no cache.
@@ -41,23 +56,69 @@ pub(super) fn without_superblock(disk: &Path, offset: Sector) -> String {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    match args.in_place {
+        true => move_in_place(args),
+        false => print_mapping(args),
+    }
+}
+
+fn move_in_place(args: &Args) -> Result<(), Failure> {
+    if !args.moving.dry_run {
+        // In use is said before all else.
+        drop(Target::open(&args.disk, Access::Change)?);
+    }
+    let target = Target::open(&args.disk, Access::Look)?;
+    if let Some(found) = find(&target, &args.moving)?
+        && go_on(&args.disk, true, found, &args.moving)?
+    {
+        return Ok(());
+    }
+    let superblock = read(&target, ExpectedKind::Backing)?;
+    let path = args.disk.display();
+    match superblock.state() {
+        BackingState::Dirty => return Err(dirty(args, &superblock)),
+        BackingState::Clean => {
+            return Err(Failure::refused(&args.disk, "it is attached to a cache")
+                .found(format_args!("state clean, in set {}", superblock.set_uuid))
+                .expected("a disk in state detached")
+                .advice(format_args!(
+                    "detach it: ubcache recover -C CACHE -B {path} --detach; without the cache: \
+                     ubcache forget-cache {path}"
+                )));
+        }
+        BackingState::None | BackingState::Stale => {}
+    }
+    let from = superblock.data_offset();
+    let span = Span { from, to: Sector(0), sectors: target.sectors().saturating_sub(from.0) };
+    drop(target);
+    begin(&args.disk, &span, None, &args.moving)
+}
+
+fn dirty(args: &Args, superblock: &Superblock) -> Failure {
+    Failure::refused(&args.disk, "the cache has data that the disk does not have")
+        .found(format_args!(
+            "state dirty: the newest data is in the cache of set {}",
+            superblock.set_uuid
+        ))
+        .expected("a disk that has everything")
+        .advice(format_args!(
+            "bring it to the disk: ubcache recover -C CACHE -B {} --detach; then run this again",
+            args.disk.display()
+        ))
+}
+
+fn print_mapping(args: &Args) -> Result<(), Failure> {
     let path = args.disk.display();
     let (target, superblock) = look(&args.disk, ExpectedKind::Backing)?;
     let state = superblock.state();
     if state == BackingState::Dirty {
-        return Err(Failure::refused(&args.disk, "the cache has data that the disk does not have")
-            .found(format_args!(
-                "state dirty: the newest data is in the cache of set {}",
-                superblock.set_uuid
-            ))
-            .expected("a disk that has everything")
-            .advice(format_args!(
-                "bring it to the disk: ubcache recover -C CACHE -B {path} --detach; then run this \
-                 again"
-            )));
+        return Err(dirty(args, &superblock));
     }
     let offset = superblock.data_offset();
     let sectors = target.sectors() - offset.0;
+    if args.moving.json {
+        return print(&mapping_as_json(args, offset, sectors));
+    }
     let mut text = String::new();
     if state == BackingState::Clean {
         text += &format!(
@@ -87,5 +148,22 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             offset.bytes() / 4096
         );
     }
+    text += &format!(
+        "or without a mapping, the data moved to the begin of the disk:\n  ubcache unmake \
+         --in-place {path}\n"
+    );
     print(&text)
+}
+
+fn mapping_as_json(args: &Args, offset: Sector, sectors: u64) -> String {
+    let path = args.disk.display();
+    let is_local = !is_uri(&args.disk);
+    let object = json!({
+        "path": path.to_string(),
+        "bytes": sectors * SECTOR_BYTES,
+        "from_byte": offset.bytes(),
+        "command": without_superblock(&args.disk, offset),
+        "table": is_local.then(|| format!("0 {sectors} linear {path} {offset}")),
+    });
+    format!("{object:#}\n")
 }

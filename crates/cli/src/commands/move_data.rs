@@ -1,0 +1,297 @@
+//! Shared parts of `unmake --in-place` and `convert`: the data of a disk, moved up or down in
+//! place, with a work file by which an interrupted command goes on.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use ubcache_daemon::Failure;
+use ubcache_daemon::open::header::{identity, remove_header, state_files, state_path};
+use ubcache_daemon::open::superblock::has_superblock;
+use ubcache_daemon::open::target::{Access, Target, create_file};
+use ubcache_daemon::size::{parse_size, show_size};
+use ubcache_format::{SECTOR_BYTES, Sector, Uuid, crc64_we};
+use ubcache_host::Host;
+use ubcache_offline::{
+    LEAST_SECTORS, MoveError, MovePlan, MoveState, Resumed, begin_move, read_move, resume_move,
+    veiled, work_bytes,
+};
+
+use super::offline::{Bar, host, open_file};
+use super::print;
+
+/// Bytes of a disk that say that its data is being moved.
+const VEIL_BYTES: usize = 8192;
+
+/// Options of both commands.
+#[derive(clap::Args, Debug)]
+pub struct MoveArgs {
+    /// Work file, on another disk; needed until the command has finished [default:
+    /// /var/lib/ubcache/NAME.move]
+    #[arg(long, value_name = "PATH")]
+    work: Option<PathBuf>,
+    /// Bytes that are moved in one step; the work file is twice as large
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16M")]
+    chunk: u64,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Data to be moved in place: sectors of a disk.
+pub struct Span {
+    /// First sector before the move.
+    pub from: Sector,
+    /// First sector after it.
+    pub to: Sector,
+    /// Number of sectors.
+    pub sectors: u64,
+}
+
+/// The move that a disk is in the middle of, and its work file.
+pub struct Unfinished {
+    work: PathBuf,
+    state: MoveState,
+}
+
+/// Looks for a move that was interrupted.
+///
+/// # Errors
+/// The disk is in the middle of a move whose work file is not found.
+pub fn find(disk: &Target, args: &MoveArgs) -> Result<Option<Unfinished>, Failure> {
+    let mut head = vec![0; VEIL_BYTES];
+    let count = disk.read_some(0, &mut head)?;
+    let uuid = veiled(&head[..count]);
+    let words = identity(&disk.path);
+    let host = host()?;
+    let given = args.work.iter().filter(|path| path.exists()).cloned();
+    let given = given.map(|work| Ok((read_work(&host, &work)?, work)));
+    // Those of other disks may be in use, and are not of interest.
+    let usual = state_files("move").into_iter().filter_map(|work| {
+        let state = read_work(&host, &work).ok()?;
+        Some(Ok((state, work)))
+    });
+    for found in given.chain(usual) {
+        let (Some(state), work) = found? else { continue };
+        let fits = match uuid {
+            Some(uuid) => state.plan.uuid == uuid,
+            None => !words.is_empty() && state.plan.identity == words,
+        };
+        if fits {
+            return Ok(Some(Unfinished { work, state }));
+        }
+    }
+    match uuid {
+        // A superblock in force: only a rest of the veil is behind it, which nothing reads.
+        Some(_) if has_superblock(disk) && veiled(&head[..VEIL_BYTES / 2]).is_none() => Ok(None),
+        Some(uuid) => {
+            // By a command that still runs, whose work file can't be read.
+            drop(Target::open(&disk.path, Access::Change)?);
+            Err(without_work(disk, uuid, &default_work(&words, uuid)))
+        }
+        None => Ok(None),
+    }
+}
+
+fn without_work(disk: &Target, uuid: Uuid, work: &Path) -> Failure {
+    Failure::refused(&disk.path, "its data is being moved, and the work file is not found")
+        .found(format_args!("the mark of move {uuid}"))
+        .expected(work.display())
+        .advice(
+            "name the work file of the command that began it: --work PATH. It has the first 128 \
+             KiB of the data, and the part that was being moved; without it neither command can \
+             finish",
+        )
+}
+
+/// Place of a work file: the same for a disk that the machine knows by name, so that a command that
+/// is killed at its start leaves nothing that the next one does not use.
+fn default_work(words: &str, uuid: Uuid) -> PathBuf {
+    if words.is_empty() {
+        return state_path(uuid, "move");
+    }
+    let name = [crc64_we(words.as_bytes()), crc64_we(format!("move of {words}").as_bytes())];
+    let mut bytes = [0; 16];
+    for (part, half) in bytes.chunks_mut(8).zip(name) {
+        part.copy_from_slice(&half.to_be_bytes());
+    }
+    state_path(Uuid(bytes), "move")
+}
+
+fn read_work(host: &Host, work: &Path) -> Result<Option<MoveState>, Failure> {
+    let file = open_file(host, work, false)?;
+    host.block_on(async { read_move(&file).await }).map_err(|error| failure(&error, work, work))
+}
+
+/// Goes on with a move; false if nothing was changed by it, and it has to begin again.
+///
+/// # Errors
+/// It is a move in the other direction.
+pub fn go_on(disk: &Path, down: bool, found: Unfinished, args: &MoveArgs) -> Result<bool, Failure> {
+    let Unfinished { work, state } = found;
+    let plan = state.plan.clone();
+    let span = Span { from: plan.from, to: plan.to, sectors: plan.sectors };
+    if (plan.to < plan.from) != down {
+        let [this, other] = match down {
+            true => ["ubcache unmake --in-place", "ubcache convert"],
+            false => ["ubcache convert", "ubcache unmake --in-place"],
+        };
+        return Err(Failure::refused(disk, format_args!("it is in the middle of `{other}`"))
+            .found(format_args!("the work file {}", work.display()))
+            .expected(format_args!("a disk that is whole, or in the middle of `{this}`"))
+            .advice(format_args!("finish that first: {other} {}", disk.display())));
+    }
+    if args.dry_run {
+        report(disk, &span, &work, true, args)?;
+        return Ok(true);
+    }
+    let host = host()?;
+    let (device, file) = (open_file(&host, disk, true)?, open_file(&host, &work, true)?);
+    let bar = Bar::new();
+    let resumed = host.block_on(async { resume_move(&device, &file, state, &bar).await });
+    bar.clear();
+    drop((device, file));
+    let resumed = resumed.map_err(|error| failure(&error, disk, &work))?;
+    remove_header(&work)?;
+    // The work file of a disk that had the same name does not speak of this one.
+    let is_done = || -> Result<bool, Failure> {
+        Ok(has_superblock(&Target::open(disk, Access::Look)?) != down)
+    };
+    if resumed == Resumed::NotBegun || resumed == Resumed::DoneBefore && !is_done()? {
+        return Ok(false);
+    }
+    report(disk, &span, &work, true, args)?;
+    Ok(true)
+}
+
+/// Moves the data of a disk, with a new work file.
+pub fn begin(
+    disk: &Path,
+    span: &Span,
+    superblock: Option<&[u8]>,
+    args: &MoveArgs,
+) -> Result<(), Failure> {
+    if span.sectors < LEAST_SECTORS {
+        return Err(Failure::refused(disk, "too little data to be moved in place")
+            .found(show_size(span.sectors * SECTOR_BYTES))
+            .expected(format_args!("at least {}", show_size(LEAST_SECTORS * SECTOR_BYTES)))
+            .advice("copy it: `ubcache unmake` prints the command"));
+    }
+    let chunk_sectors = args.chunk / SECTOR_BYTES;
+    if !args.chunk.is_multiple_of(4096) || !(1..=1 << 21).contains(&chunk_sectors) {
+        return Err(Failure::usage("--chunk", "not a size for a step")
+            .found(args.chunk)
+            .expected("a multiple of 4096 bytes, up to 1 GiB"));
+    }
+    let uuid = Uuid(*uuid::Uuid::new_v4().as_bytes());
+    let work = args.work.clone().unwrap_or_else(|| default_work(&identity(disk), uuid));
+    if args.dry_run {
+        return report(disk, span, &work, false, args);
+    }
+    let host = host()?;
+    let device = open_file(&host, disk, true)?;
+    make_work(&work, work_bytes(chunk_sectors))?;
+    let file = open_file(&host, &work, true)?;
+    let Span { from, to, sectors } = *span;
+    let plan = MovePlan { uuid, from, to, sectors, chunk_sectors, identity: identity(disk) };
+    let bar = Bar::new();
+    let moved = host.block_on(async { begin_move(&device, &file, plan, superblock, &bar).await });
+    bar.clear();
+    drop((device, file));
+    moved.map_err(|error| failure(&error, disk, &work))?;
+    remove_header(&work)?;
+    report(disk, span, &work, false, args)
+}
+
+/// Makes the work file. One that a command began to make, and that has no record yet, is made anew.
+fn make_work(work: &Path, bytes: u64) -> Result<(), Failure> {
+    if let Some(directory) = work.parent().filter(|it| !it.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory).map_err(|error| {
+            Failure::could_not_run(directory, format_args!("can't make it: {error}"))
+        })?;
+    }
+    if work.is_file() {
+        let target = Target::open(work, Access::Look)?;
+        let mut head = vec![0; VEIL_BYTES];
+        let count = target.read_some(0, &mut head)?;
+        if head[..count].iter().any(|byte| *byte != 0) {
+            return Err(Failure::refused(work, "there is a file of that name")
+                .found(format_args!("{} bytes, and no move of this disk", target.bytes))
+                .expected("no file, for a new work file")
+                .advice("name another one: --work PATH"));
+        }
+        drop(target);
+        remove_header(work)?;
+    }
+    match create_file(work, bytes, false)? {
+        true => Ok(()),
+        false => Err(Failure::refused(work, "there is something of that name")
+            .expected("no file, for a new work file")
+            .advice("name another one: --work PATH")),
+    }
+}
+
+fn failure(error: &MoveError, disk: &Path, work: &Path) -> Failure {
+    let again = format!(
+        "nothing is lost: mend the cause, keep {}, and run the same command again",
+        work.display()
+    );
+    match error {
+        MoveError::Work { .. } => Failure::could_not_run(work, error).advice(again),
+        MoveError::Foreign { .. } => {
+            Failure::refused(disk, "it is not as the move of its data left it")
+                .found(error)
+                .expected("the disk as it was when the command was interrupted")
+                .advice(format_args!(
+                    "is it the right disk? If something wrote to it, take that back first; {} has \
+                     the first 128 KiB of the data (from byte 8192 on) and the part that was being \
+                     moved. If that is of another disk, and not needed, remove it",
+                    work.display()
+                ))
+        }
+        MoveError::WorkDamaged { .. } => Failure::refused(work, "the work file is damaged")
+            .found(error)
+            .expected("the work file as the interrupted command left it")
+            .advice("restore it from a copy, if there is one"),
+        _ => Failure::could_not_run(disk, error).advice(again),
+    }
+}
+
+/// Says what was done, or would be.
+fn report(
+    disk: &Path,
+    span: &Span,
+    work: &Path,
+    resumed: bool,
+    args: &MoveArgs,
+) -> Result<(), Failure> {
+    let (from, to, bytes) = (span.from.bytes(), span.to.bytes(), span.sectors * SECTOR_BYTES);
+    if args.json {
+        let text = json!({
+            "path": disk.display().to_string(),
+            "bytes": bytes,
+            "from_byte": from,
+            "to_byte": to,
+            "resumed": resumed,
+            "done": !args.dry_run,
+            "work": work.display().to_string(),
+        });
+        return print(&format!("{text:#}\n"));
+    }
+    let verb = match (args.dry_run, resumed) {
+        (true, true) => "the interrupted move would go on:",
+        (true, false) => "would be moved in place:",
+        (false, _) => "moved in place:",
+    };
+    let work = match args.dry_run {
+        true => format!("\n  work file until then: {}", work.display()),
+        false => String::new(),
+    };
+    print(&format!(
+        "{}: {verb} {} of data, from byte {from} to byte {to}{work}\n",
+        disk.display(),
+        show_size(bytes)
+    ))
+}

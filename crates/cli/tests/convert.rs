@@ -1,0 +1,259 @@
+//! `ubcache convert` and `ubcache unmake --in-place`: an ext4 with files is moved behind a
+//! superblock, served, and moved back; killed at many of its steps; and what is refused.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::crashed::{json, run};
+use support::steps::is_killed_at;
+use support::{
+    Daemon, STAYS_DIRTY, have, must, names_in, pseudo_random, scratch, sha256_of, sparse, text,
+    tool, ubcache,
+};
+
+const MIB: u64 = 1 << 20;
+const DISK_MIB: u64 = 16;
+/// The file system leaves the last mebibyte free.
+const DATA: usize = 15 << 20;
+const FILES: u64 = 4;
+const PROGRAMS: [&str; 3] = ["mkfs.ext4", "e2fsck", "debugfs"];
+
+/// A disk with an ext4, and a directory for work files.
+struct World {
+    directory: tempfile::TempDir,
+    disk: PathBuf,
+    /// Content of the file system as it should be.
+    expected: Vec<u8>,
+}
+
+impl World {
+    fn new() -> World {
+        let directory = scratch();
+        let (disk, files) = (directory.path().join("disk.img"), directory.path().join("files"));
+        for directory in [&files, &directory.path().join("work")] {
+            std::fs::create_dir(directory).expect("a directory");
+        }
+        let mut content = vec![0; MIB as usize / 2];
+        for number in 0..FILES {
+            pseudo_random(number, &mut content);
+            std::fs::write(files.join(format!("file{number}")), &content).expect("a file");
+        }
+        sparse(&disk, DISK_MIB * MIB);
+        let mut mkfs = tool("mkfs.ext4");
+        must(
+            mkfs.args(["-q", "-F", "-d", text(&files)]).arg(&disk).arg(format!("{}k", DATA >> 10)),
+        );
+        let mut expected = std::fs::read(&disk).expect("the disk");
+        expected.truncate(DATA);
+        World { directory, disk, expected }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn ubcache(&self, command: &str) -> Command {
+        let mut ubcache = ubcache();
+        ubcache.env("UBCACHE_HEADERS", self.path("work")).env("UBCACHE_IO", "pool").arg(command);
+        ubcache
+    }
+
+    fn convert(&self) -> Command {
+        let mut convert = self.ubcache("convert");
+        convert.args(["--chunk", "1M", "--label", "data"]).arg(&self.disk);
+        convert
+    }
+
+    fn unmake(&self) -> Command {
+        let mut unmake = self.ubcache("unmake");
+        unmake.args(["--in-place", "--chunk", "1M"]).arg(&self.disk);
+        unmake
+    }
+
+    fn make_cache(&self) -> PathBuf {
+        let cache = self.path("cache.img");
+        must(self.ubcache("make").args(["--size", "40M", "--bucket", "64k", "-C"]).arg(&cache));
+        cache
+    }
+
+    fn serve(&self, cache: &Path, options: &[&str]) -> Daemon {
+        Daemon::start("pool", self.directory.path(), cache, &[self.disk.clone()], options)
+    }
+
+    /// The data is at this byte of the disk, and nothing is left of the move.
+    fn check(&self, at: usize) {
+        let disk = std::fs::read(&self.disk).expect("the disk");
+        assert!(disk[at..at + DATA] == self.expected, "other bytes");
+        let left = names_in(&self.path("work"));
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    /// The file system is at the begin of the disk, and whole.
+    fn check_files(&self) {
+        self.check(0);
+        must(tool("e2fsck").arg("-fn").arg(&self.disk));
+        for number in 0..FILES {
+            let out = self.path("out");
+            let dump = format!("dump file{number} {}", out.display());
+            must(tool("debugfs").args(["-R", &dump]).arg(&self.disk));
+            assert_eq!(
+                sha256_of(&out),
+                sha256_of(&self.path("files").join(format!("file{number}")))
+            );
+        }
+    }
+
+    /// What a command says that has to end with this code.
+    fn said(&self, command: &mut Command, code: i32) -> String {
+        String::from_utf8_lossy(&run(command, code).stderr).into_owned()
+    }
+}
+
+#[test]
+fn a_file_system_is_converted_served_and_moved_back() {
+    if !have("a_file_system_is_converted_served_and_moved_back", &PROGRAMS) {
+        return;
+    }
+    let mut world = World::new();
+    let planned = json(&run(world.convert().args(["--dry-run", "--json"]), 0));
+    assert_eq!((&planned["to_byte"], &planned["done"]), (&8192.into(), &false.into()));
+    world.check(0);
+    let done = json(&run(world.convert().arg("--json"), 0));
+    assert_eq!((&done["bytes"], &done["done"]), (&DATA.into(), &true.into()));
+    world.check(8192);
+    let cache = world.make_cache();
+    let served = world.serve(&cache, &STAYS_DIRTY);
+    let mut first = vec![0; 65_536];
+    served.client("data").read(0, &mut first).expect("a read");
+    assert!(first == world.expected[..65_536]);
+    let at = 12 << 20;
+    served.client("data").write(at as u64, &[9; 8192], true).expect("a write");
+    world.expected[at..at + 8192].fill(9);
+    let refused = world.said(&mut world.unmake(), 1);
+    assert!(refused.contains("in use"), "{refused}");
+    served.stop();
+    let refused = world.said(&mut world.unmake(), 1);
+    assert!(refused.contains("state dirty"), "{refused}");
+    let mut recover = world.ubcache("recover");
+    must(recover.arg("-C").arg(&cache).arg("-B").arg(&world.disk));
+    let refused = world.said(&mut world.unmake(), 1);
+    assert!(refused.contains("attached to a cache"), "{refused}");
+    must(recover.arg("--detach"));
+    must(&mut world.unmake());
+    world.check_files();
+}
+
+#[test]
+fn moves_that_are_killed_at_any_step_are_finished_by_the_same_command() {
+    const TEST: &str = "moves_that_are_killed_at_any_step_are_finished_by_the_same_command";
+    if !have(TEST, &PROGRAMS) || !have(TEST, &["strace"]) {
+        return;
+    }
+    let world = World::new();
+    let (mut n, mut kills, mut goes_up) = (1, 0, true);
+    loop {
+        let command = || if goes_up { world.convert() } else { world.unmake() };
+        let is_killed = is_killed_at(n, &command());
+        if is_killed {
+            kills += 1;
+            let again = command().output().expect("it runs");
+            let done = if goes_up { "has a bcache superblock already" } else { "not a bcache" };
+            let said = String::from_utf8_lossy(&again.stderr);
+            assert!(again.status.success() || said.contains(done), "step {n}: {said}");
+        }
+        world.check(if goes_up { 8192 } else { 0 });
+        goes_up = !goes_up;
+        if !is_killed && goes_up {
+            break;
+        }
+        n += 1 + n / 6;
+    }
+    println!("killed {kills} times, last at step {n}");
+    assert!(kills > 10, "it has more steps");
+    world.check_files();
+}
+
+#[test]
+fn a_disk_in_the_middle_of_a_move_is_neither_served_nor_overwritten() {
+    const TEST: &str = "a_disk_in_the_middle_of_a_move_is_neither_served_nor_overwritten";
+    if !have(TEST, &PROGRAMS) || !have(TEST, &["strace"]) {
+        return;
+    }
+    let world = World::new();
+    // Within the third chunk of sixteen.
+    assert!(is_killed_at(12, &world.convert()), "it has more steps");
+    let cache = world.make_cache();
+    let before = sha256_of(&world.disk);
+    let mark = "its data is being moved in place";
+    let mut serve = world.ubcache("serve");
+    let refused = world.said(serve.arg("-C").arg(&cache).arg("-B").arg(&world.disk), 1);
+    assert!(refused.contains(mark), "{refused}");
+    let refused = world.said(world.ubcache("make").arg("--adopt").arg(&world.disk), 1);
+    assert!(refused.contains(mark), "{refused}");
+    let refused = world.said(world.ubcache("make").arg("-B").arg(&world.disk), 1);
+    assert!(refused.contains("is being moved in place"), "{refused}");
+    let refused = world.said(&mut world.unmake(), 1);
+    assert!(refused.contains("in the middle of `ubcache convert`"), "{refused}");
+    let mut elsewhere = world.convert();
+    let refused = world.said(elsewhere.env("UBCACHE_HEADERS", world.path("nowhere")), 1);
+    assert!(refused.contains("the work file is not found"), "{refused}");
+    let planned = json(&run(world.convert().args(["--dry-run", "--json"]), 0));
+    assert_eq!(planned["resumed"], true);
+    assert_eq!(sha256_of(&world.disk), before, "nothing was changed");
+    must(&mut world.convert());
+    world.check(8192);
+}
+
+#[test]
+fn a_disk_without_room_or_of_unknown_content_is_refused() {
+    if !have("a_disk_without_room_or_of_unknown_content_is_refused", &PROGRAMS) {
+        return;
+    }
+    let world = World::new();
+    let disk = std::fs::File::options().write(true).open(&world.disk).expect("the disk");
+    disk.set_len(DATA as u64).expect("no room");
+    let before = sha256_of(&world.disk);
+    let refused = world.said(&mut world.convert(), 1);
+    for word in ["no room", "resize2fs", "make --adopt", &(DATA - 8192).to_string()] {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+    assert_eq!(sha256_of(&world.disk), before);
+    let other = world.path("other.img");
+    sparse(&other, MIB);
+    let refused = world.said(world.ubcache("convert").arg(&other), 1);
+    assert!(refused.contains("--data-size"), "{refused}");
+    let mut sized = world.ubcache("convert");
+    must(sized.args(["--data-size", "1000k"]).arg(&other));
+    let refused = world.said(&mut sized, 1);
+    assert!(refused.contains("superblock already"), "{refused}");
+    must(world.ubcache("unmake").arg("--in-place").arg(&other));
+    assert!(std::fs::read(&other).expect("it")[..1000 << 10].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn room_before_the_data_takes_a_superblock_without_a_move() {
+    if !have("room_before_the_data_takes_a_superblock_without_a_move", &PROGRAMS) {
+        return;
+    }
+    let world = World::new();
+    let refused = world.said(world.ubcache("convert").arg("--room-before").arg(&world.disk), 1);
+    assert!(refused.contains("the first 8 KiB are not free"), "{refused}");
+    // The same partition, from 16 sectors before its begin.
+    let mut longer = vec![0; 8192];
+    longer.extend_from_slice(&world.expected);
+    std::fs::write(&world.disk, &longer).expect("a longer disk");
+    must(world.ubcache("convert").args(["--room-before", "--label", "data"]).arg(&world.disk));
+    world.check(8192);
+    let cache = world.make_cache();
+    let served = world.serve(&cache, &[]);
+    let mut first = vec![0; 4096];
+    served.client("data").read(0, &mut first).expect("a read");
+    assert!(first == world.expected[..4096]);
+    served.stop();
+}
