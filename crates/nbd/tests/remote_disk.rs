@@ -338,6 +338,16 @@ fn another_export_is_not_taken_for_the_one_that_was_there() {
                 _ => false,
             });
             assert!(told, "{events:?}");
+            if readable {
+                assert!(write(&disk, 4999, &pattern(512, 1)).await.is_err());
+                assert_eq!(disk.refresh_size().await, Ok(5000));
+                assert_eq!(write(&disk, 4999, &pattern(512, 1)).await, Ok(()));
+                assert_eq!(read(&disk, 4999, 512).await, Ok(pattern(512, 1)));
+                // From now on it is the size that it has to have.
+                *bench.way.exports.borrow_mut() = exports(&MemoryVolume::new("disk", 4096));
+                bench.cut();
+                assert!(read(&disk, 8, 512).await.is_err());
+            }
             disk.close().await;
         });
     }

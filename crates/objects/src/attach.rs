@@ -35,6 +35,19 @@ pub struct OpenOptions {
     pub patience: Nanos,
     /// Receives changes of state.
     pub events: Events,
+    /// The broken rule: none, by default.
+    pub rules: StoreRules,
+}
+
+/// Rules that a test has switched off, to see that the simulator finds out.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct StoreRules {
+    /// L4: names lack the epoch of their writer.
+    pub names_without_epoch: bool,
+    /// L4: the root is replaced whoever wrote it last.
+    pub unconditional_root: bool,
+    /// L5: a flush ends before the root names what it wrote.
+    pub flush_without_root: bool,
 }
 
 impl Default for OpenOptions {
@@ -47,6 +60,7 @@ impl Default for OpenOptions {
             read_memory_bytes: 32 << 20,
             patience: Nanos::from_secs(60),
             events: Rc::new(|_| {}),
+            rules: StoreRules::default(),
         }
     }
 }
@@ -111,7 +125,7 @@ pub async fn create<E: Env, S: Store>(
     let manifest = |error| OpenFailure::Manifest { key: ROOT.to_owned(), error };
     shape.check().map_err(manifest)?;
     let store = Patient::new(env.clone(), store, options.patience, options.events.clone());
-    probe(&store, &random_name(env)).await?;
+    probe(&store, 0, &random_name(env)).await?;
     let root = Root {
         format: FORMAT.to_owned(),
         version: VERSION,
@@ -199,7 +213,13 @@ async fn take<S: Store>(
     etag: String,
     writer: &str,
 ) -> Result<(Committed, ObjectMap), OpenFailure> {
-    probe(store, writer).await?;
+    match probe(store, root.epoch + 1, writer).await {
+        // Only a writer that has this epoch already deletes it.
+        Err(ProbeFailure::Store(StoreError::NotFound(_))) => {
+            return Err(OpenFailure::InUse("a daemon that has just started".to_owned()));
+        }
+        probed => probed?,
+    }
     let committed = fence(store, root, etag, writer).await?;
     // No root but that of this writer follows, so nothing that it names is deleted.
     let map = read_pages(store, &committed.root).await?;

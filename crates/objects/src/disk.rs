@@ -12,7 +12,7 @@ use ubcache_env::{
 };
 use ubcache_format::SECTOR_BYTES;
 
-use crate::ahead::ReadAhead;
+use crate::ahead::{Found, PIECE_MAX, ReadAhead};
 use crate::attach::OpenOptions;
 use crate::buffers::Buffers;
 use crate::lease::{Held, LeaseFailure, RENEWAL};
@@ -48,7 +48,7 @@ pub(crate) struct Inner<E: Env, S: Store> {
     pub(crate) env: E,
     pub(crate) store: Patient<E, S>,
     pub(crate) options: OpenOptions,
-    pub(crate) shape: Shape,
+    pub(crate) shape: Cell<Shape>,
     pub(crate) epoch: u64,
     pub(crate) committed: RefCell<Committed>,
     pub(crate) map: RefCell<ObjectMap>,
@@ -87,7 +87,7 @@ impl<E: Env, S: Store> ObjectDisk<E, S> {
         ObjectDisk(Rc::new(Inner {
             env: env.clone(),
             store,
-            shape,
+            shape: Cell::new(shape),
             epoch: committed.root.epoch,
             buffers: RefCell::new(Buffers::new(shape.object_bytes)),
             ahead: RefCell::new(ReadAhead::new(options.read_memory_bytes)),
@@ -124,7 +124,7 @@ impl<E: Env, S: Store> ObjectDisk<E, S> {
 
     /// Sizes of the volume.
     pub fn shape(&self) -> Shape {
-        self.0.shape
+        self.0.shape()
     }
 
     /// Random name of the volume.
@@ -161,10 +161,15 @@ impl<E: Env, S: Store> ObjectDisk<E, S> {
 }
 
 impl<E: Env, S: Store> Inner<E, S> {
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape.get()
+    }
+
     pub(crate) fn version(&self) -> Version {
         let serial = self.next_serial.get();
         self.next_serial.set(serial + 1);
-        Version(self.epoch, serial)
+        let epoch = if self.options.rules.names_without_epoch { 0 } else { self.epoch };
+        Version(epoch, serial)
     }
 
     /// Another writer has the volume.
@@ -181,12 +186,12 @@ impl<E: Env, S: Store> Inner<E, S> {
         if self.lost.borrow().is_some() { Err(IoError::Os(ESTALE)) } else { Ok(()) }
     }
 
-    fn check_write(&self) -> IoResult {
+    pub(crate) fn check_write(&self) -> IoResult {
         if self.options.read_only { Err(IoError::Os(EROFS)) } else { self.check() }
     }
 
     fn check_range(&self, at: Sector, bytes: usize) -> IoResult {
-        let sectors = self.shape.size_bytes / SECTOR_BYTES;
+        let sectors = self.shape().size_bytes / SECTOR_BYTES;
         let count = bytes as u64 / SECTOR_BYTES;
         if !(bytes as u64).is_multiple_of(SECTOR_BYTES) {
             return Err(IoError::Os(22));
@@ -199,7 +204,7 @@ impl<E: Env, S: Store> Inner<E, S> {
     }
 
     pub(crate) fn parts(&self, range: SectorRange) -> impl Iterator<Item = Part> + use<E, S> {
-        let object = self.shape.object_bytes / SECTOR_BYTES;
+        let object = self.shape().object_bytes / SECTOR_BYTES;
         let mut at = range.start.0;
         std::iter::from_fn(move || {
             let index = at / object;
@@ -228,7 +233,7 @@ impl<E: Env, S: Store> Inner<E, S> {
     }
 
     /// Reads a part of an object: what is in memory lies over what is in the store.
-    async fn read_part(&self, part: &Part, into: &mut [u8]) -> IoResult {
+    async fn read_part(self: &Rc<Self>, part: &Part, into: &mut [u8]) -> IoResult {
         loop {
             let version = self.map.borrow().get(part.index);
             let slot = self.buffers.borrow().get(part.index);
@@ -244,8 +249,8 @@ impl<E: Env, S: Store> Inner<E, S> {
                 let target = &mut into[from..from + gap.bytes() as usize];
                 match version {
                     None => target.fill(0),
-                    Some(version) => match self.fetch(part.index, version, gap).await {
-                        Ok(bytes) => target.copy_from_slice(&bytes),
+                    Some(version) => match self.fetch(part.index, version, gap, target).await {
+                        Ok(()) => {}
                         Err(StoreError::NotFound(_))
                             if self.map.borrow().get(part.index) != Some(version) =>
                         {
@@ -262,26 +267,63 @@ impl<E: Env, S: Store> Inner<E, S> {
         }
     }
 
-    /// Bytes of an object in the store.
+    /// Reads bytes of an object in the store.
     async fn fetch(
-        &self,
+        self: &Rc<Self>,
         index: u64,
         version: Version,
         range: SectorRange,
-    ) -> Result<Bytes, StoreError> {
-        let wanted = range.start.0 * SECTOR_BYTES..range.end.0 * SECTOR_BYTES;
-        let start = index * self.shape.object_bytes;
-        let more = self.ahead.borrow_mut().note(&(start + wanted.start..start + wanted.end));
-        if let Some(bytes) = self.ahead.borrow().get(index, version, &wanted) {
-            return Ok(bytes);
+        into: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let (mut at, end) = (range.start.0 * SECTOR_BYTES, range.end.0 * SECTOR_BYTES);
+        let start = index * self.shape().object_bytes;
+        let more = self.ahead.borrow_mut().note(&(start + at..start + end));
+        self.fetch_ahead(more);
+        let (mut into, mut may_wait) = (into, true);
+        while at < end {
+            let found = self.ahead.borrow().look(index, version, &(at..end));
+            let bytes = match found {
+                Found::Here(bytes) => bytes,
+                Found::Coming(event) if may_wait => {
+                    event.wait().await;
+                    // If it has failed, this request finds out why.
+                    may_wait = false;
+                    continue;
+                }
+                Found::Coming(_) => self.get_exactly(index, version, at..end).await?,
+                Found::Nothing(until) => self.get_exactly(index, version, at..until).await?,
+            };
+            let (part, rest) = into.split_at_mut(bytes.len());
+            part.copy_from_slice(&bytes);
+            (into, may_wait) = (rest, true);
+            at += bytes.len() as u64;
         }
-        let end = (wanted.end + more).min(self.shape.object_bytes);
-        let bytes = self.get_exactly(index, version, wanted.start..end).await?;
-        let needed = (wanted.end - wanted.start) as usize;
-        if bytes.len() > needed {
-            self.ahead.borrow_mut().keep(index, version, wanted.start, bytes.clone());
+        Ok(())
+    }
+
+    /// Begins to fetch these bytes of the volume, in pieces.
+    fn fetch_ahead(self: &Rc<Self>, range: Range<u64>) {
+        let sectors = |byte: u64| byte.min(self.shape().size_bytes) / SECTOR_BYTES;
+        let range =
+            SectorRange::from_bounds(Sector(sectors(range.start)), Sector(sectors(range.end)));
+        for part in self.parts(range) {
+            // Holes are not read.
+            let Some(version) = self.map.borrow().get(part.index) else { continue };
+            let (start, end) = (part.range.start.0 * SECTOR_BYTES, part.range.end.0 * SECTOR_BYTES);
+            for from in (start..end).step_by(PIECE_MAX as usize) {
+                let piece = from..end.min(from + PIECE_MAX);
+                // Another stream may have it, or its end.
+                let found = self.ahead.borrow().look(part.index, version, &piece);
+                let Found::Nothing(until) = found else { continue };
+                let piece = from..until;
+                let number = self.ahead.borrow_mut().begin(part.index, version, piece.clone());
+                let inner = self.clone();
+                self.env.spawn(Priority::Background, async move {
+                    let got = inner.get_exactly(part.index, version, piece).await;
+                    inner.ahead.borrow_mut().end(number, got.ok());
+                });
+            }
         }
-        Ok(bytes.slice(..needed))
     }
 
     pub(crate) async fn get_exactly(
@@ -312,9 +354,9 @@ impl<E: Env, S: Store> Inner<E, S> {
 impl<E: Env, S: Store> Device for ObjectDisk<E, S> {
     fn limits(&self) -> DeviceLimits {
         DeviceLimits {
-            sectors: self.0.shape.size_bytes / SECTOR_BYTES,
+            sectors: self.0.shape().size_bytes / SECTOR_BYTES,
             logical_block_bytes: 512,
-            max_transfer_bytes: self.0.shape.object_bytes as u32,
+            max_transfer_bytes: self.0.shape().object_bytes as u32,
             volatile_cache: true,
             discard: true,
         }
@@ -364,7 +406,7 @@ impl<E: Env, S: Store> Device for ObjectDisk<E, S> {
     async fn discard(&self, range: SectorRange) -> IoResult {
         self.0.check_write()?;
         self.0.check_range(range.start, range.bytes() as usize)?;
-        let object = self.0.shape.object_bytes;
+        let object = self.0.shape().object_bytes;
         for part in self.0.parts(range).filter(|part| part.range.bytes() == object) {
             self.0.zero_part(&part).await?;
         }

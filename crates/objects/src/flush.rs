@@ -42,6 +42,9 @@ impl<E: Env, S: Store> Inner<E, S> {
             return Ok(());
         }
         let names = self.put_pages(&state).await?;
+        if self.options.rules.flush_without_root {
+            return Ok(());
+        }
         let mut root = self.committed.borrow().root.clone();
         for (page, name) in names {
             root.pages[page as usize] = name;
@@ -66,12 +69,15 @@ impl<E: Env, S: Store> Inner<E, S> {
     }
 
     /// Replaces the root of this writer. Returns the keys of pages that it does not name any more.
-    async fn put_root(&self, root: Root) -> IoResult<Vec<String>> {
+    pub(crate) async fn put_root(&self, root: Root) -> IoResult<Vec<String>> {
         let turn = self.next_turn.get();
         self.next_turn.set(turn + 1);
         let root = Root { turn, ..root };
         loop {
-            let condition = Condition::Matches(self.committed.borrow().etag.clone());
+            let condition = match self.options.rules.unconditional_root {
+                false => Condition::Matches(self.committed.borrow().etag.clone()),
+                true => Condition::None,
+            };
             let outcome = put_if(&self.store, ROOT, root.to_bytes(), condition).await;
             match outcome.map_err(|error| self.failure(error))? {
                 Outcome::Done(etag) => {

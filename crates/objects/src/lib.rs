@@ -52,6 +52,7 @@
 //! | [`ahead`] | read-ahead |
 //! | [`attach`] | create, open |
 //! | [`disk`] | [`ObjectDisk`]: the device |
+//! | [`grow`] | growth |
 //! | [`upload`], [`flush`], [`sweep`] | PUT of one object; flush; deletion of what nothing names |
 //! | `s3` | the real store (feature `s3`) |
 //! | `memory` | a store in memory, with faults (feature `testing`) |
@@ -64,6 +65,7 @@ pub mod buffers;
 pub mod conditional;
 pub mod disk;
 pub mod flush;
+pub mod grow;
 pub mod layer;
 pub mod lease;
 pub mod manifest;
@@ -79,8 +81,9 @@ pub mod store;
 pub mod sweep;
 pub mod upload;
 
-pub use attach::{OpenFailure, OpenOptions, create};
+pub use attach::{OpenFailure, OpenOptions, StoreRules, create};
 pub use disk::ObjectDisk;
+pub use grow::GrowFailure;
 pub use manifest::Shape;
 pub use retry::StoreEvent;
 pub use store::{Condition, Object, Store, StoreError};

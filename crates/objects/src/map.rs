@@ -46,6 +46,11 @@ impl ObjectMap {
         ObjectMap { pages, moment: 0, replaced: BTreeMap::new() }
     }
 
+    /// The volume has become longer, by holes.
+    pub fn grow(&mut self, shape: Shape) {
+        self.pages.resize(shape.pages() as usize, Names::default());
+    }
+
     /// Takes a page that a root names.
     pub fn load(&mut self, page: Page) {
         self.pages[page.page as usize].objects = page.objects;

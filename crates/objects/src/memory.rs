@@ -219,13 +219,16 @@ impl<E: Env> Client<E> {
         }
         let (faults, dice) = (store.faults.get(), store.env.random() % 1000);
         if dice < faults.busy {
+            store.env.mark("world_store_busy");
             return Err(StoreError::Busy("503 Slow Down".to_owned()));
         }
         if dice < faults.busy + faults.lost {
+            store.env.mark("world_store_lost_answer");
             let _ = store.carry_out(&request);
             return Err(no_answer());
         }
         if dice < faults.busy + faults.lost + faults.late {
+            store.env.mark("world_store_late_request");
             let delay = Nanos(store.env.random() % faults.late_within.0.max(1));
             let late = store.clone();
             store.env.spawn(Priority::Background, async move {

@@ -26,9 +26,10 @@ pub const PROBES: &str = "probe-";
 const WRONG_TAG: &str = "\"00000000000000000000000000000000\"";
 
 /// Writes an object of its own, `unique` in its name, under conditions that are met and that are
-/// not. The store must be the one that repeats requests which fail for a while.
-pub async fn probe<S: Store>(store: &S, unique: &str) -> Result<(), ProbeFailure> {
-    let key = format!("{PROBES}{unique}");
+/// not. The store must be the one that repeats requests which fail for a while. `epoch`: the one
+/// that the writer is about to have; a writer that has it, or a later one, deletes the object.
+pub async fn probe<S: Store>(store: &S, epoch: u64, unique: &str) -> Result<(), ProbeFailure> {
+    let key = format!("{PROBES}{epoch:x}-{unique}");
     let outcome = conditions(store, &key).await;
     let deleted = store.delete(&key).await;
     outcome?;
@@ -62,6 +63,12 @@ async fn conditions<S: Store>(store: &S, key: &str) -> Result<(), ProbeFailure> 
         });
     }
     Ok(())
+}
+
+/// Epoch in the key of a probe; none: an earlier version made it.
+pub fn epoch_of(key: &str) -> Option<u64> {
+    let (epoch, _) = key.strip_prefix(PROBES)?.split_once('-')?;
+    u64::from_str_radix(epoch, 16).ok()
 }
 
 fn refused(result: Result<String, StoreError>, found: &'static str) -> Result<(), ProbeFailure> {

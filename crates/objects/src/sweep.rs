@@ -10,7 +10,7 @@ use ubcache_env::Env;
 
 use crate::disk::Inner;
 use crate::names::{DATA, PAGES, Version, parse};
-use crate::probe::PROBES;
+use crate::probe::{PROBES, epoch_of};
 use crate::store::Store;
 
 impl<E: Env, S: Store> Inner<E, S> {
@@ -30,9 +30,9 @@ impl<E: Env, S: Store> Inner<E, S> {
     }
 
     fn is_left(&self, prefix: &str, key: &str) -> bool {
-        // Only the holder of the lease makes probes, and this one has ended its own.
+        // This writer has ended its own. One that is about to displace it has a later epoch.
         if prefix == PROBES {
-            return true;
+            return epoch_of(key).is_none_or(|epoch| epoch <= self.epoch);
         }
         let Some((number, version)) = parse(prefix, key) else { return false };
         version.epoch() < self.epoch && !self.is_named(prefix, number, version)

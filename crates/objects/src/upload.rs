@@ -28,7 +28,7 @@ impl<E: Env, S: Store> Inner<E, S> {
 
     /// Makes a range of one object zero. A whole object becomes a hole.
     pub(crate) async fn zero_part(self: &Rc<Self>, part: &Part) -> IoResult {
-        let whole = part.range.bytes() == self.shape.object_bytes;
+        let whole = part.range.bytes() == self.shape().object_bytes;
         if self.buffers.borrow().get(part.index).is_none()
             && (whole || self.map.borrow().get(part.index).is_none())
         {
@@ -46,7 +46,7 @@ impl<E: Env, S: Store> Inner<E, S> {
     /// Waits until there is memory for data of the object. The oldest data goes to the store.
     async fn make_room(self: &Rc<Self>, index: u64) -> IoResult {
         let most = self.options.write_memory_bytes;
-        let layer = self.shape.object_bytes + LAYER_BYTES;
+        let layer = self.shape().object_bytes + LAYER_BYTES;
         loop {
             self.check()?;
             let oldest = {

@@ -8,7 +8,7 @@ use support::{BLOCK, BLOCKS, Model, OBJECT, SHAPE, create, load, open, options, 
 use ubcache_env::testing::device_conformance;
 use ubcache_env::{Buf, Device, Durability, Env, IoError, Nanos, Sector, SectorRange};
 use ubcache_objects::memory::Conditions;
-use ubcache_objects::{ObjectDisk, OpenFailure, OpenOptions, Shape, StoreError};
+use ubcache_objects::{GrowFailure, ObjectDisk, OpenFailure, OpenOptions, Shape, StoreError};
 
 fn objects(from: u64, count: u64) -> SectorRange {
     SectorRange::new(Sector(from * OBJECT / 512), count * OBJECT / 512)
@@ -118,7 +118,7 @@ fn written_data_takes_no_more_memory_than_permitted() {
 }
 
 #[test]
-fn a_stream_of_reads_asks_for_more_than_it_needs() {
+fn a_stream_of_reads_is_fetched_ahead_and_does_not_wait() {
     run(1, async move |world, store| {
         let env = world.new_instance();
         let shape = Shape { object_bytes: 1 << 20, size_bytes: 8 << 20 };
@@ -131,13 +131,45 @@ fn a_stream_of_reads_asks_for_more_than_it_needs() {
         data.as_mut_slice().fill(9);
         assert_eq!(disk.write(Sector(0), data.into(), Durability::Fua).await, Ok(()));
         env.sleep(Nanos::from_secs(1)).await;
-        let before = client.requests();
+        let (before, mut waits) = (client.requests(), 0);
         for at in (0..8 << 20).step_by(16 << 10) {
+            let begin = env.now();
             let (buf, result) = disk.read(Sector(at / 512), Buf::zeroed(16 << 10)).await;
             assert!(result.is_ok() && buf.as_slice().iter().all(|byte| *byte == 9));
+            waits += u64::from(env.now().since(begin) > Nanos::from_micros(100));
+            env.sleep(Nanos::from_micros(500)).await;
         }
         let requests = client.requests() - before;
-        assert!(requests <= 16, "{requests} requests for 512 reads");
+        assert!(requests <= 32, "{requests} requests for 512 reads");
+        assert!(waits <= 6, "{waits} of 512 reads waited for the store");
+    });
+}
+
+#[test]
+fn a_volume_grows_while_it_is_used_and_keeps_its_size() {
+    run(1, async move |world, store| {
+        let env = world.new_instance();
+        create(&env, &store).await;
+        let disk = open(&env, &store).await.expect("opens");
+        assert_eq!(disk.write(Sector(0), pattern(3).into(), Durability::Volatile).await, Ok(()));
+        // A page more.
+        let size = SHAPE.size_bytes + 2000 * OBJECT;
+        let end = Sector((size - BLOCK) / 512);
+        let late = disk.write(end, pattern(4).into(), Durability::Volatile).await;
+        assert!(matches!(late, Err(IoError::OutOfRange { .. })));
+        assert_eq!(disk.grow(size).await, Ok(()));
+        assert_eq!(disk.refresh_size().await, Ok(size / 512));
+        let (buf, result) = disk.read(end, Buf::zeroed(BLOCK as usize)).await;
+        assert_eq!((support::tag_of(buf.as_slice()), result), (0, Ok(())));
+        assert_eq!(disk.write(end, pattern(4).into(), Durability::Fua).await, Ok(()));
+        assert_eq!(disk.grow(SHAPE.size_bytes).await, Err(GrowFailure::Shorter(size)));
+        assert!(matches!(disk.grow(size + 512).await, Err(GrowFailure::Shape(_))));
+        let disk = open(&env, &store).await.expect("opens");
+        assert_eq!(disk.shape().size_bytes, size);
+        for (at, tag) in [(Sector(0), 3), (end, 4)] {
+            let (buf, result) = disk.read(at, Buf::zeroed(BLOCK as usize)).await;
+            assert_eq!((support::tag_of(buf.as_slice()), result), (tag, Ok(())));
+        }
     });
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{ControlRequest, ask};
 use ubcache_daemon::served::larger_cache::grow_cache_of;
+use ubcache_daemon::size::parse_size;
 
 use super::choose::Daemon;
 use super::print;
@@ -12,8 +13,9 @@ use super::print;
 const AFTER: &str = "\
 After the disk has grown (`lvextend`, `truncate`): the volume grows while its clients go on. A block
 device (ublk) and a virtual machine see the new size at once, NBD clients when they connect again;
-then the file system on it can grow (`resize2fs`, `xfs_growfs`). A disk behind a network keeps its
-size until the next start.
+then the file system on it can grow (`resize2fs`, `xfs_growfs`). The export of an NBD server has the
+size that it had when the server was last reached: restart the server first. A volume on an object
+store has the size that --size gives it.
 
 A disk that has become shorter: refused while the volume is in use, and while the cache has dirty
 data beyond the new end. Flash-only volumes: `ubcache flash resize`.
@@ -36,6 +38,9 @@ pub struct Args {
     /// The export [default: the only one]
     #[arg(value_name = "EXPORT")]
     volume: Option<String>,
+    /// Size of a volume on an object store from now on
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "volume")]
+    size: Option<u64>,
     /// The cache, from the next start of the set on
     #[arg(long, conflicts_with = "volume")]
     cache: bool,
@@ -53,9 +58,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let said = match &args.device {
         Some(device) => grow_cache_of(device)?,
         None => {
-            let request = match args.cache {
-                true => ControlRequest::ResizeCache,
-                false => ControlRequest::Resize { volume: args.volume.clone() },
+            let request = match (args.cache, args.size, &args.volume) {
+                (true, ..) => ControlRequest::ResizeCache,
+                (false, Some(bytes), Some(volume)) => {
+                    let volume = volume.clone();
+                    ControlRequest::FlashResize { volume, bytes, discard_data: false }
+                }
+                _ => ControlRequest::Resize { volume: args.volume.clone() },
             };
             let said = ask(&args.daemon.one()?, &request)?;
             said.as_str().unwrap_or_default().to_owned()

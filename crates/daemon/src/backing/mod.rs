@@ -27,6 +27,7 @@ use std::path::Path;
 
 use ubcache_env::erased::AnyDevice;
 use ubcache_host::{HostDisk, HostEnv};
+use ubcache_objects::GrowFailure;
 
 pub use self::address::{BackingName, absolute, is_same_uri, is_uri};
 pub(crate) use self::connection::LATE_WRITES_END;
@@ -95,6 +96,14 @@ impl Remote {
         match self {
             Remote::Nbd(disk) => disk.connection(),
             Remote::S3(disk) => disk.connection(),
+        }
+    }
+
+    /// Makes a volume longer that has no size but that; `None`: the device has one of its own.
+    pub async fn grow(&self, bytes: u64) -> Option<Result<(), GrowFailure>> {
+        match self {
+            Remote::Nbd(_) => None,
+            Remote::S3(disk) => Some(disk.grow(bytes).await),
         }
     }
 

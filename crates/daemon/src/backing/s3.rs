@@ -11,7 +11,7 @@ use ubcache_objects::manifest::OBJECT_BYTES_DEFAULT;
 use ubcache_objects::names::ROOT;
 use ubcache_objects::s3::S3Store;
 use ubcache_objects::{
-    ObjectDisk, OpenFailure, OpenOptions, Shape, StoreError, StoreEvent, create,
+    GrowFailure, ObjectDisk, OpenFailure, OpenOptions, Shape, StoreError, StoreEvent, create,
 };
 
 use super::connection::{Connection, ConnectionState, Purpose};
@@ -77,6 +77,11 @@ impl S3Disk {
             reconnects: *self.returns.borrow(),
             resent_requests: 0,
         }
+    }
+
+    /// Makes the volume longer.
+    pub(super) async fn grow(&self, bytes: u64) -> Result<(), GrowFailure> {
+        self.disk.grow(bytes).await
     }
 
     /// Makes everything durable and gives the lease back.

@@ -312,7 +312,7 @@ async fn dispatch<W: World>(
             daemon.create_flash(&name, bytes).await.map(words)
         }
         ControlRequest::FlashResize { volume, bytes, discard_data } => {
-            daemon.resize_flash(&volume, bytes, discard_data).await.map(words)
+            daemon.resize_to(&volume, bytes, discard_data).await.map(words)
         }
         ControlRequest::Resize { volume } => daemon.resize(volume.as_deref()).await.map(words),
         ControlRequest::ResizeCache => daemon.resize_cache().await.map(words),

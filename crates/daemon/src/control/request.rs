@@ -129,7 +129,7 @@ pub enum ControlRequest {
         /// Its size.
         bytes: u64,
     },
-    /// Gives a flash-only volume another size.
+    /// Gives a flash-only volume, or one on an object store, another size.
     FlashResize {
         /// The export.
         volume: String,

@@ -3,6 +3,7 @@
 use ubcache_engine::EngineError;
 use ubcache_env::Volume;
 use ubcache_format::SECTOR_BYTES;
+use ubcache_objects::GrowFailure;
 
 use super::daemon::Daemon;
 use super::world::World;
@@ -10,6 +11,43 @@ use crate::control::refusal::{Kind, Refusal};
 use crate::size::show_size;
 
 impl<W: World> Daemon<W> {
+    /// Gives an export this size: a flash-only volume, or a volume on an object store, which only
+    /// becomes longer. Others have the size of their disks.
+    pub async fn resize_to(
+        &self,
+        name: &str,
+        bytes: u64,
+        discard_data: bool,
+    ) -> Result<String, Refusal> {
+        if self.is_flash(name) {
+            return self.resize_flash(name, bytes, discard_data).await;
+        }
+        // One that is neither is looked for among the flash-only volumes, which have this request.
+        let Ok(served) = self.only(Some(name)) else {
+            return self.resize_flash(name, bytes, discard_data).await;
+        };
+        let path = served.path.display();
+        let grown = match &served.remote {
+            Some(remote) => remote.grow(bytes).await,
+            None => None,
+        };
+        match grown {
+            Some(Ok(())) => self.resize(Some(name)).await,
+            Some(Err(failure)) => {
+                let kind = match failure {
+                    GrowFailure::Store(_) => Kind::Failed,
+                    _ => Kind::Conflict,
+                };
+                Err(Refusal::new(kind, format_args!("{path}: {failure}")))
+            }
+            None => {
+                let said = format!("{name} has the size of its disk, {path}");
+                Err(Refusal::new(Kind::Conflict, said)
+                    .advice(format_args!("make the disk larger, and then: ubcache resize {name}")))
+            }
+        }
+    }
+
     /// Looks at the size of the disk of an export, and gives the volume that size; returns words
     /// about it.
     pub async fn resize(&self, volume: Option<&str>) -> Result<String, Refusal> {

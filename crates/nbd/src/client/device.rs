@@ -18,7 +18,7 @@ const EROFS: i32 = 30;
 impl<E: Env, C: Connect> RemoteDisk<E, C> {
     /// Checks a range for a request: the error, or `None`.
     fn outside(&self, range: SectorRange) -> Option<IoError> {
-        let sectors = self.shared.export.limits().sectors;
+        let sectors = self.shared.limits().sectors;
         (range.end.0 > sectors || range.start.0 > range.end.0)
             .then_some(IoError::OutOfRange { range, sectors })
     }
@@ -148,7 +148,7 @@ impl<E: Env, C: Connect> RemoteDisk<E, C> {
 
 impl<E: Env, C: Connect> Device for RemoteDisk<E, C> {
     fn limits(&self) -> DeviceLimits {
-        self.shared.export.limits()
+        self.shared.limits()
     }
 
     fn shape(&self) -> DeviceShape {
@@ -222,6 +222,11 @@ impl<E: Env, C: Connect> Device for RemoteDisk<E, C> {
 
     async fn write_holes(&self, range: SectorRange) -> IoResult {
         self.zero(range, true).await
+    }
+
+    async fn refresh_size(&self) -> IoResult<u64> {
+        self.shared.grow();
+        Ok(self.limits().sectors)
     }
 
     async fn holes(&self, range: SectorRange, most: usize) -> IoResult<Vec<(SectorRange, bool)>> {

@@ -48,6 +48,11 @@ impl Kept {
         }
     }
 
+    /// The disk has so many sectors now.
+    pub fn grow(&mut self, sectors: u64) {
+        self.sectors = sectors;
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -96,7 +96,7 @@ pub enum RemoteEvent {
         /// The difference: found, and expected.
         reason: String,
     },
-    /// The export has become longer. The disk keeps its size until it is opened again.
+    /// The export has become longer. The disk keeps its size until it is asked to look again.
     Grown {
         /// Size now, in bytes.
         found: u64,
@@ -126,7 +126,8 @@ impl fmt::Display for RemoteEvent {
             RemoteEvent::GivenUp { reason } => write!(f, "given up: {reason}"),
             RemoteEvent::Grown { found, expected } => write!(
                 f,
-                "the export has {found} bytes now and had {expected}: open it again to use them"
+                "the export has {found} bytes now and had {expected}. To do: `ubcache resize` to \
+                 use them"
             ),
             RemoteEvent::MayBeLost { sectors } => write!(
                 f,

@@ -171,14 +171,29 @@ impl Request {
 /// The server has not done it, and can't.
 pub(super) const ENOTSUP: i32 = 95;
 
-/// The error of the device for an error number of the server.
+/// The error of the device for an error number of the server. No request of this client is invalid:
+/// servers say EINVAL for errors that the protocol has no number for, as qemu-nbd for a timeout.
 pub(super) fn error_of(errno: i32) -> IoError {
-    if errno == ENOTSUP { IoError::NotSupported } else { IoError::Os(errno) }
+    const EIO: i32 = 5;
+    const EINVAL: i32 = 22;
+    match errno {
+        ENOTSUP => IoError::NotSupported,
+        EINVAL => IoError::Os(EIO),
+        errno => IoError::Os(errno),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_has_no_number_for_its_error_has_failed() {
+        for (errno, error) in [(5, IoError::Os(5)), (22, IoError::Os(5)), (28, IoError::Os(28))] {
+            assert_eq!(error_of(errno), error);
+        }
+        assert_eq!(error_of(ENOTSUP), IoError::NotSupported);
+    }
 
     #[test]
     fn no_two_chunks_bring_the_same_bytes() {

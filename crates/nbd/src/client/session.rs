@@ -331,9 +331,11 @@ impl<E: Env, C: Connect> Shared<E, C> {
     }
 
     fn check_same(&self, found: &Export, grown: &mut bool) -> Result<(), OpenFailure> {
-        found.check_same(&self.export)?;
-        if found.size > self.export.size && !std::mem::replace(grown, true) {
-            self.tell(RemoteEvent::Grown { found: found.size, expected: self.export.size });
+        let size = self.size.get();
+        found.check_same(&Export { size, ..self.export.clone() })?;
+        self.size_found.set(found.size);
+        if found.size > size && !std::mem::replace(grown, true) {
+            self.tell(RemoteEvent::Grown { found: found.size, expected: size });
         }
         Ok(())
     }

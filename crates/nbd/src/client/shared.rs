@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ubcache_env::local::{Event, Lock, Notify};
-use ubcache_env::{Env, IntervalSet, IoError, IoResult, Nanos, Priority};
+use ubcache_env::{DeviceLimits, Env, IntervalSet, IoError, IoResult, Nanos, Priority};
 
 use super::export::Export;
 use super::fence::Landing;
 use super::kept::{Content, Kept};
 use super::link::{Link, Reason};
 use super::request::{Ask, ENOTSUP, Request, error_of};
-use super::{Connect, RemoteEvent, RemoteOptions};
+use super::{Connect, RemoteEvent, RemoteOptions, SECTOR_BYTES};
 
 const EIO: i32 = 5;
 const ETIMEDOUT: i32 = 110;
@@ -40,6 +40,9 @@ pub(super) struct Shared<E: Env, C: Connect> {
     pub options: RemoteOptions,
     /// Properties when the disk was opened.
     pub export: Export,
+    /// Size of the disk in bytes, and that of the export as the present session has it.
+    pub size: Cell<u64>,
+    pub size_found: Cell<u64>,
     pub phase: Cell<Phase>,
     /// Patience is over.
     pub failing: Cell<bool>,
@@ -85,12 +88,15 @@ impl<E: Env, C: Connect> Shared<E, C> {
         export: Export,
     ) -> Shared<E, C> {
         let kept = Kept::new(options.keep_bytes, export.limits().sectors);
+        let (size, size_found) = (Cell::new(export.size), Cell::new(export.size));
         Shared {
             env,
             connect,
             name,
             options,
             export,
+            size,
+            size_found,
             phase: Cell::new(Phase::Down),
             failing: Cell::default(),
             links: RefCell::default(),
@@ -113,6 +119,20 @@ impl<E: Env, C: Connect> Shared<E, C> {
             resent: Cell::default(),
             fenced: Cell::default(),
             given_up: Cell::default(),
+        }
+    }
+
+    /// Limits of the disk, with its present size.
+    pub fn limits(&self) -> DeviceLimits {
+        DeviceLimits { sectors: self.size.get() / SECTOR_BYTES, ..self.export.limits() }
+    }
+
+    /// Takes the size that the export had when the server was last reached, if it is longer.
+    pub fn grow(&self) {
+        let found = self.size_found.get();
+        if found > self.size.get() {
+            self.size.set(found);
+            self.kept.borrow_mut().grow(found / SECTOR_BYTES);
         }
     }
 
