@@ -5,6 +5,7 @@
 //! | `cargo xtask test` | runs all tests and the simulator; names the packages that tests lack |
 //! | `cargo xtask fuzz [TARGET…] [--for TIME] [--seed N]` | the fuzz targets, on a stable compiler (fuzz/README.md) |
 //! | `cargo xtask damage [--seeds FROM..TO]` | damages sets, repairs them and compares (docs/internals/simulation.md) |
+//! | `cargo xtask ceph` | installs a Ceph, and runs the test over an image of it (200 seconds) |
 //! | `cargo xtask tidy` | widths, openings of comments, links, pointers, spelling, commit subjects (STYLE.md) |
 //! | `cargo xtask packages` | installs the programs that tests call |
 //! | `cargo xtask instructions [--update]` | compares the engine's instruction counts with those in xtask/instructions.txt |
@@ -18,6 +19,7 @@
 #![allow(clippy::disallowed_methods, reason = "tasks live in the real world, with its clock")]
 
 mod bench;
+mod ceph;
 mod instructions;
 mod manual;
 mod package;
@@ -103,6 +105,7 @@ fn main() -> ExitCode {
             instructions::compare(&cargo(), update).is_some()
         }
         "tidy" => tidy::run(),
+        "ceph" => ceph::run(&cargo(), has, apt_install),
         "package" => {
             let arguments: Vec<String> = std::env::args().skip(2).collect();
             package::run(&cargo(), &arguments)
@@ -110,9 +113,8 @@ fn main() -> ExitCode {
         "fuzz" | "damage" => torture(&task),
         _ => {
             eprintln!(
-                "usage: cargo xtask test | fuzz … | damage … | packages | tidy | instructions \
-                 [--update] | \
-                 bench [--quick] | man [DIRECTORY] | package [--tarball]"
+                "usage: cargo xtask test | fuzz … | damage … | packages | ceph | tidy | \
+                 instructions [--update] | bench [--quick] | man [DIRECTORY] | package [--tarball]"
             );
             return ExitCode::from(2);
         }
@@ -202,9 +204,16 @@ fn packages() {
         return;
     }
     let names = missing.join(" ");
+    if !apt_install(&names) {
+        println!("xtask: tests that need {names} will say that they are skipped");
+    }
+}
+
+/// Installs packages. Returns false, and says what to do, where that is not possible.
+fn apt_install(names: &str) -> bool {
     let Some(prefix) = root_prefix() else {
         println!("xtask: to run every test, install: sudo apt-get install {names}");
-        return;
+        return false;
     };
     println!("xtask: installing {names}");
     let script = format!(
@@ -215,10 +224,9 @@ fn packages() {
     let installed =
         Command::new("sh").args(["-c", &script]).status().is_ok_and(|status| status.success());
     if !installed {
-        println!(
-            "xtask: apt-get did not succeed; tests that need {names} will say that they are skipped"
-        );
+        println!("xtask: apt-get did not succeed");
     }
+    installed
 }
 
 /// Installs a program that tests call, with a Python environment of its own.

@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use support::walk::{self, Image, Walk};
 use support::{
-    Daemon, Guard, NO_BYPASS, STAYS_DIRTY, each_io, have, make_set, must, names_in, pseudo_random,
-    scratch, serve_command, sha256_of, sparse, text, tool, ubcache,
+    Daemon, Guard, NO_BYPASS, STAYS_DIRTY, each_io, have, make_set, must, pseudo_random,
+    ring_works, scratch, sha256_of, sparse, text, tool, ubcache,
 };
 use ubcache_cli::nbd_client::Client;
 
@@ -183,68 +184,57 @@ fn written_data_is_on_the_disk_of_the_server_behind_the_superblock() {
     });
 }
 
+/// After a kill a server may still carry out what ubcache had sent, over what the next run writes:
+/// the next run waits, half a minute. So both servers have their walk at the same time.
 #[test]
-fn an_adopted_remote_file_system_is_used_and_given_back() {
-    const TEST: &str = "an_adopted_remote_file_system_is_used_and_given_back";
-    if !have(TEST, &["nbdkit", "mkfs.ext4", "e2fsck", "debugfs"]) {
+fn file_systems_behind_servers_outlive_adoption_kills_and_release() {
+    const TEST: &str = "file_systems_behind_servers_outlive_adoption_kills_and_release";
+    if !have(TEST, &["nbdkit", "qemu-nbd", "nbdcopy"]) || !have(TEST, &walk::PROGRAMS) {
         return;
     }
-    each_io(TEST, |io, directory| {
-        let (disk, copy) = (directory.join("disk.img"), directory.join("copy.img"));
-        let (files, headers) = (directory.join("files"), directory.join("headers"));
-        std::fs::create_dir(&files).expect("a directory");
-        let mut content = vec![0; MIB as usize];
-        pseudo_random(1, &mut content);
-        std::fs::write(files.join("file"), &content).expect("a file");
-        sparse(&disk, 64 * MIB);
-        must(tool("mkfs.ext4").args(["-q", "-F", "-d", text(&files)]).arg(&disk));
-        std::fs::copy(&disk, &copy).expect("a copy");
-        let server = Server::file(directory, &disk);
-        let (uri, cache) = (server.uri(), directory.join("cache.img"));
-        let of_headers = |command: &str| {
-            let mut ubcache = ubcache();
-            ubcache.env("UBCACHE_HEADERS", &headers).arg(command);
-            ubcache
-        };
-        let mut adopt = of_headers("make");
-        adopt.args(["--size", "64M", "--bucket", "64k", "--label", "data", "-C"]).arg(&cache);
-        must(adopt.arg("--adopt").arg(&uri));
-        assert_eq!(sha256_of(&disk), sha256_of(&copy), "not one byte is changed");
-        assert_eq!(names_in(&headers).len(), 1);
-        let again = run(of_headers("make").arg("--adopt").arg(&uri));
-        assert!(again.contains("adopted already"), "{again}");
-
-        // The same changes, to the disk by way of the cache and to a copy of it.
-        let (mut command, socket, control, log) =
-            serve_command(io, directory, &cache, std::slice::from_ref(&uri), &STAYS_DIRTY);
-        command.env("UBCACHE_HEADERS", &headers);
-        let daemon = Daemon::try_start_command((command, socket, control, log));
-        let daemon = daemon.unwrap_or_else(|(_, said)| panic!("serve: {said}"));
-        let old = std::fs::read(&copy).expect("the copy");
-        let write = format!("write {} new", files.join("file").display());
-        must(tool("debugfs").args(["-w", "-R", &write]).arg(&copy));
-        let new = std::fs::read(&copy).expect("the copy");
-        let mut client = daemon.client("data");
-        let blocks = new.chunks(4096).zip(old.chunks(4096));
-        for (at, (new, old)) in (0..).step_by(4096).zip(blocks) {
-            if new != old {
-                client.write(at, new, false).expect("a write");
-            }
+    let scratch = scratch();
+    let io = if ring_works() { "ring" } else { "pool" };
+    std::thread::scope(|scope| {
+        for (name, io, start) in [
+            ("nbdkit", "pool", Server::file as fn(&Path, &Path) -> Server),
+            ("qemu-nbd", io, Server::qemu_nbd),
+        ] {
+            let directory = scratch.path().join(name);
+            scope.spawn(move || walk_over(io, &directory, start));
         }
-        client.flush().expect("a flush");
-        drop(client);
-        daemon.stop();
-        assert_ne!(sha256_of(&disk), sha256_of(&copy), "what is dirty is in the cache");
-        let released = must(of_headers("release").arg(&uri).arg("-C").arg(&cache));
-        assert!(released.contains("released"), "{released}");
-        assert!(names_in(&headers).is_empty());
-        must(tool("e2fsck").arg("-fn").arg(&disk));
-        assert_eq!(sha256_of(&disk), sha256_of(&copy));
-        let out = directory.join("out");
-        let dump = format!("dump new {}", out.display());
-        must(tool("debugfs").args(["-R", &dump]).arg(&disk));
-        assert!(std::fs::read(&out).expect("a file") == content);
     });
+}
+
+fn walk_over(io: &str, directory: &Path, start: fn(&Path, &Path) -> Server) {
+    std::fs::create_dir(directory).expect("a directory");
+    let mut image = Image::make(directory);
+    let disk = directory.join("disk.img");
+    std::fs::copy(&image.file, &disk).expect("a copy");
+    let mut server = start(directory, &disk);
+    let read_back = |file: &Path| {
+        std::fs::copy(&disk, file).expect("a copy");
+    };
+    let walk = Walk { io, directory, uri: server.uri(), read_back: &read_back };
+    walk.adopt(&image);
+    let mut writeback = NO_BYPASS.to_vec();
+    writeback.extend(["--mode", "writeback"]);
+    let daemon = walk.serve(&writeback);
+    assert!(!walk.log().contains("still carry out a write"), "{}", walk.log());
+    let counts = walk.load_and_kill(&mut image, daemon, |daemon, counts| {
+        server.kill();
+        wait_for_connection(daemon, "lost");
+        server = start(directory, &disk);
+        wait_for_connection(daemon, "connected");
+        counts.wait_for(50);
+    });
+    assert_eq!(counts.errors.load(Ordering::Relaxed), 0, "a server that is killed is a pause");
+    let daemon = walk.serve(&STAYS_DIRTY);
+    assert!(walk.log().contains("still carry out a write"), "{}", walk.log());
+    image.settle(&mut daemon.client("data"));
+    walk.change(&mut image, &daemon, 0);
+    daemon.stop();
+    assert_ne!(sha256_of(&disk), sha256_of(&image.file), "what is dirty is in the cache");
+    walk.release(&mut image);
 }
 
 #[test]
@@ -313,6 +303,47 @@ fn clients_of_a_server_that_is_killed_and_started_again_see_a_pause() {
 }
 
 #[test]
+fn an_export_that_grew_is_used_after_a_resize() {
+    const TEST: &str = "an_export_that_grew_is_used_after_a_resize";
+    if !have(TEST, &["nbdkit"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        let disk = directory.join("disk.img");
+        sparse(&disk, 64 * MIB);
+        let mut server = Server::file(directory, &disk);
+        let uri = server.uri();
+        let cache = make(directory, &uri, &[]);
+        let daemon = Daemon::start(io, directory, &cache, std::slice::from_ref(&uri), &NO_BYPASS);
+        let mut client = daemon.client("data");
+        let resize = || must(ubcache().arg("resize").arg("--control").arg(&daemon.control));
+        assert!(resize().contains("as before"));
+        File::options().write(true).open(&disk).expect("the disk").set_len(80 * MIB).expect("room");
+        assert!(resize().contains("as before"), "the server has not been reached since");
+        let mut to_size = ubcache();
+        to_size.args(["resize", "data", "--size", "1G", "--control"]).arg(&daemon.control);
+        expect_words(&run(&mut to_size), &["has the size of its disk", "make the disk larger"]);
+        server.kill();
+        wait_for_connection(&daemon, "lost");
+        server = Server::file(directory, &disk);
+        wait_for_connection(&daemon, "connected");
+        let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+        assert!(log.contains("the export has 83886080 bytes now"), "{log}");
+        assert!(resize().contains("before"));
+        client.read(0, &mut [0; 4096]).expect("clients go on");
+        let bytes = daemon.client("data").bytes();
+        assert_eq!(bytes, 80 * MIB - DATA_AT);
+        daemon.client("data").write(bytes - 4096, &[6; 4096], true).expect("a write at the end");
+        daemon.stop();
+        let mut found = [0; 4096];
+        let file = File::open(&disk).expect("the disk");
+        file.read_exact_at(&mut found, 80 * MIB - 4096).expect("data");
+        assert!(found == [6; 4096]);
+        drop(server);
+    });
+}
+
+#[test]
 fn a_disk_whose_server_is_not_there_at_the_start_is_taken_up_later() {
     const TEST: &str = "a_disk_whose_server_is_not_there_at_the_start_is_taken_up_later";
     if !have(TEST, &["nbdkit"]) {
@@ -349,34 +380,6 @@ fn a_disk_whose_server_is_not_there_at_the_start_is_taken_up_later() {
         daemon.stop();
         drop(server);
     });
-}
-
-/// A server may carry out what a killed daemon had sent, over what the next one writes: the next
-/// one waits, half a minute.
-#[test]
-fn a_start_after_a_kill_waits_for_late_writes_and_has_the_dirty_data() {
-    const TEST: &str = "a_start_after_a_kill_waits_for_late_writes_and_has_the_dirty_data";
-    if !have(TEST, &["nbdkit"]) {
-        return;
-    }
-    let scratch = scratch();
-    let directory = scratch.path();
-    let disk = directory.join("disk.img");
-    sparse(&disk, 16 * MIB);
-    let server = Server::file(directory, &disk);
-    let disks = [server.uri()];
-    let cache = make(directory, &disks[0], &[]);
-    let daemon = Daemon::start("pool", directory, &cache, &disks, &STAYS_DIRTY);
-    daemon.client("data").write(0, &[5; 4096], true).expect("a write");
-    let log = || std::fs::read_to_string(directory.join("serve.log")).expect("a log");
-    assert!(!log().contains("still carry out a write"), "{}", log());
-    daemon.kill();
-    let daemon = Daemon::start("pool", directory, &cache, &disks, &STAYS_DIRTY);
-    assert!(log().contains("still carry out a write"), "{}", log());
-    let mut found = [0; 4096];
-    daemon.client("data").read(0, &mut found).expect("a read");
-    assert!(found == [5; 4096]);
-    daemon.stop();
 }
 
 #[test]

@@ -9,7 +9,12 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use support::moto::Moto;
-use support::{Daemon, NO_BYPASS, must, pseudo_random, run, scratch, text, ubcache};
+use support::walk::{self, Image, Walk};
+use support::{
+    Daemon, Guard, NO_BYPASS, STAYS_DIRTY, have, must, pseudo_random, run, scratch, text, tool,
+    ubcache,
+};
+use ubcache_cli::nbd_client::Client;
 
 const MIB: u64 = 1 << 20;
 
@@ -62,6 +67,90 @@ fn a_volume_on_an_object_store_is_made_served_and_found_again_after_a_crash() {
     assert!((5..=6).contains(&objects), "{listing}");
 }
 
+/// A store that permits nothing. Returns host and port.
+fn forbidding_server() -> std::net::SocketAddr {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 8192]);
+            let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+            let length = body.len();
+            let head = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\n\
+                        Connection: close\r\nContent-Length:";
+            let _ = write!(stream, "{head} {length}\r\n\r\n{body}");
+        }
+    });
+    address
+}
+
+#[test]
+fn a_volume_grows_while_its_clients_go_on() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let moto = Moto::start(directory);
+    let cache = make(directory, &moto.uri("disk", "&size=64M&object=1M"));
+    let uri = [moto.uri("disk", "")];
+    let daemon = Daemon::start("pool", directory, &cache, &uri, &STAYS_DIRTY);
+    let mut client = daemon.client("data");
+    client.write(0, &[5; 4096], false).expect("a write");
+    let resize = |size: &str| {
+        let mut resize = ubcache();
+        resize.args(["resize", "data", "--size", size, "--control"]).arg(&daemon.control);
+        let output = resize.output().expect("ubcache runs");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let said = resize("96M");
+    assert!(said.contains("before"), "{said}");
+    client.read(0, &mut [0; 4096]).expect("a read");
+    let bytes = daemon.client("data").bytes();
+    assert_eq!(bytes, 96 * MIB - 8192);
+    daemon.client("data").write(bytes - 4096, &[6; 4096], true).expect("a write at the end");
+    let said = resize("64M");
+    assert!(said.contains("does not become shorter"), "{said}");
+    drop(client);
+    daemon.stop();
+    let daemon = Daemon::start("pool", directory, &cache, &uri, &[]);
+    let mut read = [0; 4096];
+    daemon.client("data").read(bytes - 4096, &mut read).expect("a read");
+    assert!(read == [6; 4096]);
+    daemon.stop();
+}
+
+#[test]
+fn configuration_files_name_volumes_by_their_uris() {
+    use std::io::{BufRead, BufReader};
+    let scratch = scratch();
+    let directory = scratch.path();
+    let moto = Moto::start(directory);
+    let cache = make(directory, &moto.uri("disk", "&size=64M&object=1M"));
+    let (file, socket, control) =
+        (directory.join("set.toml"), directory.join("nbd"), directory.join("control"));
+    let words = format!(
+        "cache = \"{}\"\nnbd = [\"unix:{}\"]\n[[volume]]\nname = \"far\"\nbacking = \"{}\"\n",
+        cache.display(),
+        socket.display(),
+        moto.uri("disk", "").display()
+    );
+    std::fs::write(&file, words).expect("a file");
+    must(ubcache().args(["config", "check"]).arg(&file));
+    let mut daemon = ubcache();
+    daemon.arg("daemon").arg("--config").arg(&file).arg("--control").arg(&control);
+    let child = daemon.stdout(std::process::Stdio::piped()).spawn().expect("ubcache runs");
+    let mut daemon = Guard(child);
+    let stdout = BufReader::new(daemon.0.stdout.take().expect("a pipe"));
+    let ready = stdout.lines().map_while(Result::ok).find(|line| line.starts_with("ready"));
+    assert_eq!(ready.as_deref(), Some("ready: 1 of 1 sets"));
+    let mut client = Client::connect(&socket, "far").expect("a connection");
+    client.write(0, &[5; 4096], true).expect("a write");
+    drop(client);
+    must(ubcache().arg("stop").arg("--control").arg(&control));
+    assert!(daemon.0.wait().expect("a child").success());
+    let volume = volume_by_hand(&moto, "disk");
+    assert!(volume[8192..8192 + 4096] == [5; 4096], "it is behind the superblock");
+}
+
 #[test]
 fn volumes_that_can_not_be_served_are_refused_with_what_to_do() {
     let scratch = scratch();
@@ -84,6 +173,22 @@ fn volumes_that_can_not_be_served_are_refused_with_what_to_do() {
     std::fs::remove_file(&cache).expect("the cache");
     let said = refused(&moto.uri("disk", "&size=128M"));
     assert!(said.contains("another size") && said.contains("64"), "{said}");
+    // A root of a version to come.
+    let root = String::from_utf8(moto.get("disk/root")).expect("JSON");
+    moto.put("disk/root", root.replace("\"version\":1", "\"version\":9").as_bytes());
+    let said = refused(&moto.uri("disk", ""));
+    for word in ["version 9", "version 1", "newer ubcache", "\"root\""] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let forbidden = forbidding_server();
+    let uri = format!(
+        "s3://bucket/x?size=64M&endpoint=http://{forbidden}&credentials={}",
+        text(&moto.credentials)
+    );
+    let said = refused(Path::new(&uri));
+    for word in ["access denied", "AWS_ACCESS_KEY_ID", "bucket's permissions"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
     let away = Path::new("s3://bucket/x?size=64M&endpoint=http://127.0.0.1:9");
     let said = refused(&PathBuf::from(format!(
         "{}&credentials={}",
@@ -91,4 +196,69 @@ fn volumes_that_can_not_be_served_are_refused_with_what_to_do() {
         text(&moto.credentials)
     )));
     assert!(said.contains("no answer") && said.contains("endpoint"), "{said}");
+}
+
+/// The content of a volume by what is documented about it, without the code that wrote it.
+fn volume_by_hand(moto: &Moto, prefix: &str) -> Vec<u8> {
+    let json = |key: &str| -> serde_json::Value {
+        serde_json::from_slice(&moto.get(&format!("{prefix}/{key}"))).expect("JSON")
+    };
+    let name = |number: usize, name: &serde_json::Value| {
+        let (epoch, serial) = (name.get(0)?.as_u64()?, name.get(1)?.as_u64()?);
+        Some(format!("{number:08x}-{epoch:x}-{serial:x}"))
+    };
+    let root = json("root");
+    let number = |key: &str| root[key].as_u64().expect("a number") as usize;
+    let (size, object) = (number("size_bytes"), number("object_bytes"));
+    let mut content = vec![0; size];
+    for (number, page) in root["pages"].as_array().expect("pages").iter().enumerate() {
+        let Some(page) = name(number, page) else { continue };
+        let page = json(&format!("pages/{page}"));
+        for (slot, version) in page["objects"].as_array().expect("names").iter().enumerate() {
+            let Some(name) = name(number * 1024 + slot, version) else { continue };
+            let bytes = moto.get(&format!("{prefix}/data/{name}"));
+            let at = (number * 1024 + slot) * object;
+            content[at..size.min(at + object)].copy_from_slice(&bytes[..object.min(size - at)]);
+        }
+    }
+    content
+}
+
+#[test]
+fn a_file_system_on_an_object_store_outlives_adoption_kills_and_release() {
+    const TEST: &str = "a_file_system_on_an_object_store_outlives_adoption_kills_and_release";
+    if !have(TEST, &walk::PROGRAMS) || !have(TEST, &["nbdcopy"]) {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let moto = Moto::start(directory);
+    let mut image = Image::make(directory);
+    let read_back =
+        |file: &Path| std::fs::write(file, volume_by_hand(&moto, "disk")).expect("a file");
+
+    // A volume is filled by way of another cache, which is released.
+    let first = directory.join("first");
+    std::fs::create_dir(&first).expect("a directory");
+    let uri = moto.uri("disk", "&size=32M&object=1M");
+    let filling = Walk { io: "pool", directory: &first, uri, read_back: &read_back };
+    filling.adopt_new();
+    let daemon = filling.serve(&[]);
+    must(tool("nbdcopy").args(["--flush", text(&image.file), &daemon.uri("data")]));
+    daemon.stop();
+    filling.release(&mut image);
+
+    let uri = moto.uri("disk", "");
+    let walk = Walk { io: "pool", directory, uri, read_back: &read_back };
+    walk.adopt(&image);
+    let mut writeback = NO_BYPASS.to_vec();
+    writeback.extend(["--mode", "writeback"]);
+    let daemon = walk.serve(&writeback);
+    let counts = walk.load_and_kill(&mut image, daemon, |_, counts| counts.wait_for(50));
+    assert_eq!(counts.errors.load(std::sync::atomic::Ordering::Relaxed), 0);
+    let daemon = walk.serve(&STAYS_DIRTY);
+    image.settle(&mut daemon.client("data"));
+    walk.change(&mut image, &daemon, 0);
+    daemon.stop();
+    walk.release(&mut image);
 }

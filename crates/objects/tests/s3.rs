@@ -1,12 +1,18 @@
 //! The real store against moto, an independent implementation of S3.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+#[path = "../../../tests/support/moto.rs"]
+mod moto;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use moto::Moto;
 use ubcache_env::testing::device_conformance;
 use ubcache_env::{Buf, Device, Durability, Nanos, Sector};
 use ubcache_host::{Host, IoBackend};
@@ -18,63 +24,19 @@ use ubcache_objects::{
 const SHAPE: Shape = Shape { size_bytes: 64 << 20, object_bytes: 1 << 20 };
 const BUCKET: &str = "bucket";
 
-/// A server of moto; ends when dropped.
-struct Moto {
-    child: Child,
-    endpoint: String,
+/// A server in a directory of its own.
+fn start() -> (Moto, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    (Moto::start(directory.path()), directory)
 }
 
 impl Moto {
-    fn start() -> Moto {
-        let tools = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/bin");
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let places: Vec<PathBuf> = std::env::split_paths(&path).chain([tools]).collect();
-        let program = places.iter().map(|place| place.join("moto_server")).find(|it| it.is_file());
-        let program =
-            program.expect("moto_server is not there; install it with: cargo xtask packages");
-        let mut child = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", "0"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("moto_server starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let endpoint = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line.split_once("Running on ")?.1.trim().to_owned()))
-            .expect("moto_server says where it listens");
-        std::thread::Builder::new()
-            .spawn(move || lines.for_each(drop))
-            .expect("a thread that reads the log");
-        let moto = Moto { child, endpoint };
-        assert!(moto.request(&format!("PUT /{BUCKET} HTTP/1.1")).contains(" 200 "));
-        moto
-    }
-
-    fn request(&self, line: &str) -> String {
-        let address = self.endpoint.strip_prefix("http://").expect("a URL");
-        let mut stream = TcpStream::connect(address).expect("moto_server listens");
-        let head = format!(
-            "{line}\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\nAuthorization: \
-             AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, \
-             Signature=0\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).expect("a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     fn store(&self, prefix: &str) -> S3Store {
-        store(&self.endpoint, prefix)
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        store(&self.endpoint(), prefix)
     }
 }
 
@@ -115,7 +77,7 @@ fn options() -> OpenOptions {
 
 #[test]
 fn a_volume_on_a_store_has_the_duties_of_a_device_and_is_there_after_a_restart() {
-    let moto = Moto::start();
+    let (moto, _directory) = start();
     let host = host();
     let env = host.env();
     host.block_on(async {
@@ -140,7 +102,7 @@ fn a_volume_on_a_store_has_the_duties_of_a_device_and_is_there_after_a_restart()
 
 #[test]
 fn requests_have_the_outcomes_that_the_volume_relies_on() {
-    let moto = Moto::start();
+    let (moto, _directory) = start();
     let host = host();
     host.block_on(async {
         let store = moto.store("p");
@@ -163,7 +125,7 @@ fn requests_have_the_outcomes_that_the_volume_relies_on() {
         assert!(store.list("data/", "data/4").await.expect("lists").is_empty());
         assert_eq!(store.delete("data/0").await, Ok(()));
         assert_eq!(store.delete("data/0").await, Ok(()));
-        let endpoint = Some(moto.endpoint.clone());
+        let endpoint = Some(moto.endpoint());
         let location = Location { bucket: "none".to_owned(), endpoint, ..with_credentials() };
         let elsewhere = S3Store::new(&location).expect("a client");
         let failure = elsewhere.get("x", None).await.expect_err("no bucket");
@@ -218,7 +180,7 @@ fn errors_of_a_store_are_told_apart() {
 
 #[test]
 fn a_store_that_is_gone_fails_requests_after_the_patience_with_its_words() {
-    let mut moto = Moto::start();
+    let (mut moto, _directory) = start();
     let host = host();
     let env = host.env();
     host.block_on(async {
@@ -227,8 +189,7 @@ fn a_store_that_is_gone_fails_requests_after_the_patience_with_its_words() {
         let disk = ObjectDisk::open(&env, moto.store("v"), &options).await.expect("opens");
         let data = || Buf::from_bytes(&[3; 4096]).into();
         assert_eq!(disk.write(Sector(0), data(), Durability::Fua).await, Ok(()));
-        let _ = moto.child.kill();
-        let _ = moto.child.wait();
+        moto.kill();
         assert_eq!(disk.write(Sector(8), data(), Durability::Volatile).await, Ok(()));
         assert!(disk.flush().await.is_err());
         let (_, result) = disk.read(Sector(8), Buf::zeroed(4096)).await;

@@ -9,9 +9,11 @@ pub mod file_system;
 pub mod guide;
 pub mod http;
 pub mod machine;
+#[path = "../../../../tests/support/moto.rs"]
 pub mod moto;
 pub mod pieces;
 pub mod steps;
+pub mod walk;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
