@@ -60,6 +60,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("A8", "one cache, always the same"),
     ("A9", "one backing device, always the same"),
     ("A10", "no buckets"),
+    ("A11", "one backing device, always the same"),
     ("N1", "there is room or there is none, as for any copy"),
     ("N2", "records have room"),
     ("N3", "no buckets"),

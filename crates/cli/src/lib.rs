@@ -18,6 +18,7 @@
 //! | [`commands::detach`] | `ubcache detach`, `attach`: a volume and its cache |
 //! | [`commands::scrub`] | `ubcache scrub`: cached data against the disks |
 //! | [`commands::members`] | `ubcache add`, `remove`, `flush`, `drain`: volumes that come and go |
+//! | [`commands::move_backing`] | `ubcache move`: a volume goes on with another disk |
 //! | [`commands::resize`] | `ubcache resize`: a volume gets the size of its disk |
 //! | [`commands::flash`] | `ubcache flash`: volumes without a backing device |
 //! | [`commands::ublk`] | `ubcache ublk`: block devices of the kernel |
@@ -117,6 +118,7 @@ enum Command {
     Flush(commands::members::FlushArgs),
     Drain(commands::members::DrainArgs),
     Resize(commands::resize::Args),
+    Move(commands::move_backing::Args),
     Flash(commands::flash::Args),
     Scrub(commands::scrub::Args),
     Ublk(commands::ublk::Args),
@@ -221,6 +223,7 @@ fn run_plain(command: Command) -> Result<(), Failure> {
         Command::Flush(args) => commands::members::flush(&args),
         Command::Drain(args) => commands::members::drain(&args),
         Command::Resize(args) => commands::resize::run(&args),
+        Command::Move(args) => commands::move_backing::run(&args),
         Command::Flash(args) => commands::flash::run(&args),
         Command::Scrub(args) => commands::scrub::run(&args),
         Command::Ublk(args) => commands::ublk::run(&args),

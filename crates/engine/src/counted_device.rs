@@ -3,13 +3,16 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use ubcache_env::local::{Either, first, join};
 use ubcache_env::{
     Buf, Device, DeviceLimits, DeviceShape, Durability, Env, IoError, IoResult, IoVec, Nanos,
     Place, Sector, SectorRange, Witness,
 };
 
+use crate::errors::MoveEnd;
 use crate::events::{DeviceFault, Events, FaultyDevice, Operation, SetEvent};
 use crate::lost_by_failed_flush::LostPlaces;
+use crate::mirror::Mirror;
 use crate::rules::{Rule, Rules};
 use crate::stats::histogram::{Histogram, Taken};
 use crate::stats::{DeviceCounters, DeviceHistograms, DeviceLatencies};
@@ -38,12 +41,51 @@ pub(crate) struct CountedDevice<E: Env> {
     any_lost: Cell<bool>,
     /// The place where its errors are reported, and its name there.
     reports: RefCell<Option<(Rc<Events>, FaultyDevice)>>,
+    /// The device that its volume moves to.
+    successor: RefCell<Option<Rc<Successor<E>>>>,
+    rules: Rules,
+}
+
+/// The device that a volume moves to, and what it does not have yet (A11).
+struct Successor<E: Env> {
+    mirror: Rc<Mirror>,
+    device: Rc<CountedDevice<E>>,
+}
+
+/// A request that changes the content of a device.
+#[derive(Clone)]
+enum Change {
+    Write(Sector, IoVec, Durability),
+    Discard(SectorRange),
+    Zeroes(SectorRange),
+    Holes(SectorRange),
+}
+
+impl Change {
+    /// The same, to be made durable by a flush.
+    fn volatile(self) -> Change {
+        match self {
+            Change::Write(at, from, _) => Change::Write(at, from, Durability::Volatile),
+            other => other,
+        }
+    }
+
+    fn range(&self) -> SectorRange {
+        match self {
+            Change::Write(at, from, _) => SectorRange::new(*at, from.sectors()),
+            Change::Discard(range) | Change::Zeroes(range) | Change::Holes(range) => *range,
+        }
+    }
 }
 
 type FlushFailed = Rc<dyn Fn(&IoError)>;
 
 /// Time that a task waits for memory before it asks again.
 const MEMORY_RETRY_INTERVAL: Nanos = Nanos::from_millis(10);
+/// Time that a client waits for the device that its volume moves to.
+const SUCCESSOR_PATIENCE: Nanos = Nanos::from_secs(30);
+/// Error of a request that takes longer.
+const ETIMEDOUT: i32 = 110;
 /// Error of a read of a lost place, and of a flush after a failed one.
 const EIO: i32 = 5;
 
@@ -64,13 +106,20 @@ impl<E: Env> CountedDevice<E> {
             lost: None,
             any_lost: Cell::new(false),
             reports: RefCell::default(),
+            successor: RefCell::default(),
+            rules: Rules::default(),
         }
+    }
+
+    /// The same, with rules that may be switched off.
+    pub fn of_backing(env: E, device: E::Device, rules: Rules) -> CountedDevice<E> {
+        CountedDevice { rules, ..CountedDevice::new(env, device) }
     }
 
     /// The cache device.
     pub fn of_cache(env: E, device: E::Device, rules: Rules) -> CountedDevice<E> {
         let lost = rules.keeps(Rule::J3LostPlacesUnread).then(RefCell::default);
-        CountedDevice { lost, ..CountedDevice::new(env, device) }
+        CountedDevice { lost, rules, ..CountedDevice::new(env, device) }
     }
 
     /// From now on its errors are events of this set: a volume may have moved to it from another
@@ -188,6 +237,16 @@ impl<E: Env> CountedDevice<E> {
         self.latest.get()
     }
 
+    /// Reads a range into memory that is there already, of its length.
+    pub async fn read_buffer(&self, at: Sector, into: Buf) -> IoResult<Buf> {
+        let range = SectorRange::new(at, into.len() as u64 / ubcache_format::SECTOR_BYTES);
+        self.count_read(range.sectors());
+        let started = self.env.now();
+        let (buf, result) = self.device.read(at, into).await;
+        self.ended(&self.histograms.read, started);
+        self.read_ended(range, buf, result)
+    }
+
     fn count_read(&self, sectors: u64) {
         self.count(|c| {
             c.reads += 1;
@@ -206,7 +265,95 @@ impl<E: Env> CountedDevice<E> {
         result.map(|()| buf)
     }
 
+    /// A11: from now on what is written to this device goes to another one as well, as the mirror
+    /// says. No write may be under way.
+    pub fn begin_mirror(&self, mirror: Rc<Mirror>, device: Rc<CountedDevice<E>>) {
+        *self.successor.borrow_mut() = Some(Rc::new(Successor { mirror, device }));
+    }
+
+    /// Returns true while its volume moves to another device.
+    pub fn has_successor(&self) -> bool {
+        self.successor.borrow().is_some()
+    }
+
+    /// Nothing is written to another device any more.
+    pub fn end_mirror(&self) {
+        self.successor.borrow_mut().take();
+    }
+
+    /// The device that a volume moves to, if a change of this range concerns it.
+    #[inline]
+    fn successor_for(&self, range: SectorRange) -> Option<Rc<Successor<E>>> {
+        let successor = self.successor.borrow();
+        let successor = successor.as_ref()?;
+        successor.mirror.concerns(range).then(|| successor.clone())
+    }
+
+    /// Makes a change on this device and on its successor. This one is the truth: its result is
+    /// that of the request, and what it holds after an error is copied.
+    #[cold]
+    async fn change_both(&self, successor: Rc<Successor<E>>, change: Change) -> IoResult {
+        let (mirror, range) = (&successor.mirror, change.range());
+        let turn = mirror.turn(range);
+        turn.comes().await;
+        if matches!(change, Change::Discard(_)) {
+            // Nobody knows what it leaves.
+            mirror.may_differ(range);
+        }
+        let goes_there = mirror.has_copied(range) && self.rules.keeps(Rule::A11BothWritten);
+        let there = async {
+            match goes_there {
+                true => {
+                    let device = &successor.device;
+                    device.in_time(device.change(change.clone().volatile())).await
+                }
+                false => Ok(()),
+            }
+        };
+        let (here, there) = join(self.change(change.clone()), there).await;
+        if here.is_err() {
+            mirror.may_differ(range);
+        }
+        match there {
+            Ok(()) => {}
+            Err(IoError::NotSupported) => mirror.may_differ(range),
+            Err(error) => {
+                self.env.mark("move_ended_by_new_device");
+                mirror.end(MoveEnd::NewFails { what: "writing", error });
+            }
+        }
+        here
+    }
+
+    /// A request of a move on the new device: others wait for it, so it ends in time, or fails.
+    /// What was begun may still take effect.
+    pub async fn in_time<T>(&self, request: impl Future<Output = IoResult<T>>) -> IoResult<T> {
+        match first(request, self.env.sleep(SUCCESSOR_PATIENCE)).await {
+            Either::Left(result) => result,
+            Either::Right(()) => Err(IoError::Os(ETIMEDOUT)),
+        }
+    }
+
+    async fn change(&self, change: Change) -> IoResult {
+        match change {
+            Change::Write(at, from, durability) => self.write_here(at, from, durability).await,
+            Change::Discard(range) => self.discard_here(range).await,
+            Change::Zeroes(range) => self.write_zeroes_here(range).await,
+            Change::Holes(range) => self.write_holes_here(range).await,
+        }
+    }
+
     pub async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        match self.successor_for(SectorRange::new(at, from.sectors())) {
+            None => self.write_here(at, from, durability).await,
+            Some(successor) => {
+                let change = Change::Write(at, from, durability);
+                Box::pin(self.change_both(successor, change)).await
+            }
+        }
+    }
+
+    async fn write_here(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
         self.count(|c| {
             c.writes += 1;
             c.written_bytes += from.len() as u64;
@@ -270,6 +417,9 @@ impl<E: Env> CountedDevice<E> {
     /// over the loss.
     fn flush_failed(&self, error: &IoError) {
         self.failed_flushes.set(self.failed_flushes.get() + 1);
+        if let Some(successor) = &*self.successor.borrow() {
+            successor.mirror.end(MoveEnd::OldLoses(error.clone()));
+        }
         let tell = self.when_flush_fails.borrow().clone();
         // Nobody is told while a device is being opened: whoever opens it gives up.
         let Some(tell) = tell else { return };
@@ -281,6 +431,13 @@ impl<E: Env> CountedDevice<E> {
     }
 
     pub async fn discard(&self, range: SectorRange) -> IoResult {
+        match self.successor_for(range) {
+            None => self.discard_here(range).await,
+            Some(successor) => Box::pin(self.change_both(successor, Change::Discard(range))).await,
+        }
+    }
+
+    async fn discard_here(&self, range: SectorRange) -> IoResult {
         self.count(|c| c.discards += 1);
         let result = self.device.discard(range).await;
         self.written(range);
@@ -298,6 +455,13 @@ impl<E: Env> CountedDevice<E> {
     }
 
     pub async fn write_zeroes(&self, range: SectorRange) -> IoResult {
+        match self.successor_for(range) {
+            None => self.write_zeroes_here(range).await,
+            Some(successor) => Box::pin(self.change_both(successor, Change::Zeroes(range))).await,
+        }
+    }
+
+    async fn write_zeroes_here(&self, range: SectorRange) -> IoResult {
         self.count(|c| c.writes += 1);
         let started = self.env.now();
         let result = self.device.write_zeroes(range).await;
@@ -311,6 +475,13 @@ impl<E: Env> CountedDevice<E> {
 
     /// Writes zeroes, and lets the device give the room back.
     pub async fn write_holes(&self, range: SectorRange) -> IoResult {
+        match self.successor_for(range) {
+            None => self.write_holes_here(range).await,
+            Some(successor) => Box::pin(self.change_both(successor, Change::Holes(range))).await,
+        }
+    }
+
+    async fn write_holes_here(&self, range: SectorRange) -> IoResult {
         self.count(|c| c.writes += 1);
         let started = self.env.now();
         let result = self.device.write_holes(range).await;

@@ -123,6 +123,23 @@ pub enum EngineError {
     /// A backing device has become too short for a volume: its sectors.
     #[error("the backing device has {0} sectors, too few for a volume")]
     NoVolumeLeft(u64),
+    /// A volume that is being moved to another backing device: nothing else changes that meanwhile.
+    #[error("the volume is being moved to another disk")]
+    Moving,
+    /// The device that a volume is to be moved to is too small: sectors.
+    #[error("it has {found} sectors, and the volume with its superblock needs {expected}")]
+    TooSmall {
+        /// Its size.
+        found: u64,
+        /// The size that it needs.
+        expected: u64,
+    },
+    /// A move can't begin, or can't be brought to its end.
+    #[error("{0}")]
+    CannotMove(&'static str),
+    /// A move has ended without a switch; the volume goes on with its old device.
+    #[error("{0}")]
+    MoveEnded(MoveEnd),
     /// A cache device has no room for more buckets than it has.
     #[error("the buckets have {bytes} bytes, and the device has no room for one of {bucket} more")]
     NoMoreBuckets {
@@ -249,6 +266,33 @@ impl EngineError {
     ) -> impl FnOnce(FormatError) -> EngineError {
         move |source| EngineError::Format { what, at: Some(at), source }
     }
+}
+
+/// Reason why a move has ended without a switch.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MoveEnd {
+    /// An administrator ended it.
+    #[error("the move was cancelled")]
+    Cancelled,
+    /// The new device failed.
+    #[error("{what} the new device: {error}")]
+    NewFails {
+        /// The operation.
+        what: &'static str,
+        /// Its error.
+        error: IoError,
+    },
+    /// The old device can't be read.
+    #[error("reading the old device at sector {at}: {error}")]
+    OldUnreadable {
+        /// First sector of the read.
+        at: Sector,
+        /// Its error.
+        error: IoError,
+    },
+    /// A flush of the old device failed: it may hold less than it was told to, and change.
+    #[error("a flush of the old device failed: {0}")]
+    OldLoses(IoError),
 }
 
 /// The error that a client gets.

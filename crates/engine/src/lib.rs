@@ -26,6 +26,8 @@
 //! | `journal` | records, group commit, replay, reclaim |
 //! | `context` | what every part uses: clock, cache device, geometry, settings, health |
 //! | `counted_device`, `lost_by_failed_flush` | a device: its traffic, and what a failed flush cost |
+//! | `mirror` | sectors in which a backing device and its successor may differ (A11) |
+//! | `write_turns` | turns of those who write or copy overlapping ranges (T5, A11) |
 //! | `health` | the life of a set, and its failure |
 //! | `superblock` | reading and writing superblocks |
 //! | `time_slices` | loops over all buckets, so that no poll grows with the cache |
@@ -56,6 +58,7 @@ mod journal;
 mod lost_by_failed_flush;
 pub mod marks;
 mod memory_held;
+mod mirror;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod request;
@@ -69,10 +72,11 @@ mod time_slices;
 mod tuning;
 mod volume;
 mod volume_table;
+mod write_turns;
 mod writeback;
 
 pub use coherence::{OwedErrors, OwedStream};
-pub use errors::EngineError;
+pub use errors::{EngineError, MoveEnd};
 pub use flash::FlashVolume;
 pub use flash::exported::Exported;
 pub use journal::kept::{KEPT_BYTES, KeptOutcome, KeptState};
@@ -84,6 +88,7 @@ pub use set::absent_disks::Absent;
 pub use set::attach::{AttachOptions, CacheUse};
 pub use set::flash::{FLASH_SECTORS_MAX, FlashSlot};
 pub use set::former_owner::{FormerRun, TakenOver};
+pub use set::move_backing::{BackingMove, MoveNames, MoveProgress, NotMoved};
 pub use set::resize::Resized;
 pub use set::run_numbers::Choice;
 pub use set::{CacheSet, Replayed, SetOptions};

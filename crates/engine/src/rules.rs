@@ -210,6 +210,12 @@ rules! {
         "clean data of such a disk goes if it was being written when the last run ended";
     A10ChainFirst, ["A10"],
         "a prio chain describes the buckets that a cache gets before its superblock counts them";
+    A11BothWritten, ["A11"],
+        "a write to a backing device that is being copied goes to the new device as well";
+    A11FlushedFirst, ["A11"],
+        "the new device is flushed before its superblock is written";
+    A11CacheDecides, ["A11"],
+        "the cache says that the new device counts before the volume goes on with it";
     // Room below the devices.
     N1NoSpaceIsNoError, ["N1"],
         "a write of data that finds no space is no error of the device";

@@ -1,7 +1,7 @@
 //! Superblocks of cache and backing devices: reading and writing one.
 
 use ubcache_env::{Buf, Durability, Env};
-use ubcache_format::{SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_format::{MoveRecord, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
 
 use crate::counted_device::CountedDevice;
 use crate::errors::EngineError;
@@ -44,4 +44,17 @@ pub(crate) async fn write_superblock<E: Env>(
         .write(SUPERBLOCK_SECTOR, first.into(), Durability::Fua)
         .await
         .map_err(EngineError::io(what))
+}
+
+/// Puts a record of a move in the place of a superblock, durably. A device has one of the two.
+pub(crate) async fn write_move_record<E: Env>(
+    device: &CountedDevice<E>,
+    record: &MoveRecord,
+    what: &'static str,
+) -> Result<(), EngineError> {
+    let mut bytes = record.encode();
+    bytes.resize(bytes.len().max(device.limits().logical_block_bytes as usize), 0);
+    let bytes = Buf::from_bytes(&bytes).into();
+    let written = device.write(SUPERBLOCK_SECTOR, bytes, Durability::Fua).await;
+    written.map_err(EngineError::io(what))
 }

@@ -52,6 +52,8 @@ pub struct Tuning {
     /// A write past the cache that has more sectors than this is split where a part of it is dirty
     /// (W2).
     pub split_above: u64,
+    /// Sectors that a move copies at a time: writes over them wait meanwhile (A11).
+    pub move_sectors: u64,
 }
 
 impl Default for Tuning {
@@ -67,6 +69,7 @@ impl Default for Tuning {
             slice_steps: 16384,
             batch_sectors_max: 16384,
             split_above: 2048,
+            move_sectors: 2048,
         }
     }
 }

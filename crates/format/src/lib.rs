@@ -19,6 +19,7 @@
 //! | `checksum` | the CRC in its three parametrisations |
 //! | `superblock` | superblocks of both kinds of devices |
 //! | `header` | header files: the superblock of a disk that has none |
+//! | `move_record` | what a disk says that a volume is moved to, or was moved from |
 //! | `pointer`, `key`, `key_checks` | pointers, keys, and the checks that apply to them |
 //! | `plain_key` | keys with one pointer at most, read without allocation |
 //! | `packed` | keys as they are on disk |
@@ -43,6 +44,7 @@ mod journal;
 mod key;
 mod key_checks;
 mod layer;
+mod move_record;
 mod node;
 mod packed;
 mod plain_key;
@@ -64,6 +66,7 @@ pub use header::*;
 pub use journal::*;
 pub use key::*;
 pub use layer::*;
+pub use move_record::*;
 pub use node::*;
 pub use packed::*;
 pub use plain_key::*;

@@ -85,7 +85,7 @@ impl Stage {
             servers: BTreeMap::new(),
             kept: None,
             kept_aside: Cell::new(false),
-            backing,
+            backing: backing.into(),
             word: Default::default(),
         });
         CacheSystem::prepare(&setup);
@@ -191,7 +191,7 @@ pub fn power_loss(rules: Rules, seed: u64) -> RaceRun {
         told.write(&volume, 1, true).await;
         told.world.kill(&env);
         drop((system, volume));
-        for disk in std::iter::once(told.setup.cache()).chain(&told.setup.backing) {
+        for disk in std::iter::once(told.setup.cache()).chain(told.setup.backing.iter()) {
             disk.power_failure();
         }
         told.say("POWER FAILURE");

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use ubcache_engine::inspect::CopyState;
 use ubcache_engine::{
     AttachOptions, CacheSet, CacheUse, CachedVolume, Choice, EngineError, Exported, FlashVolume,
-    Generations, Held, ServedVolume, SetOptions, Tuning,
+    Generations, Held, MoveEnd, MoveNames, NotMoved, ServedVolume, SetOptions, Tuning,
 };
 use ubcache_env::{Buf, Env, KeptMemory, Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -20,7 +20,7 @@ use crate::executor::SimEnv;
 use crate::inspect::check_disks;
 use crate::memory_invariants::{check_remote_volume, check_set_view, check_volume};
 use crate::oracle::Violation;
-use crate::plan::{CacheShape, DriverRun, LOSES, Plan, Remedy, SCRUB};
+use crate::plan::{CacheShape, DriverRun, LOSES, MOVE, Plan, Remedy, SCRUB};
 use crate::rng::{Rng, mix};
 use crate::system::{Command, Layout, Setup, System};
 
@@ -98,7 +98,7 @@ fn mode(name: &str) -> CacheMode {
 
 /// The backing devices, each with the number of its volume.
 fn backing_of(setup: &Setup) -> impl Iterator<Item = (usize, &SimDisk)> {
-    let disks = setup.plan.volumes.iter().zip(&setup.backing).enumerate();
+    let disks = setup.plan.volumes.iter().zip(setup.backing.iter()).enumerate();
     disks.filter(|(_, (shape, _))| !shape.flash).map(|(index, (_, disk))| (index, disk))
 }
 
@@ -112,7 +112,7 @@ async fn device(
     if let Some(server) = setup.servers.get(&index) {
         return server.open(env).await;
     }
-    match setup.plan.is_behind_header(index) {
+    match setup.plan.is_behind_header(index) && setup.backing.is_first(index) {
         true => disk.behind_header().await,
         false => Ok(disk.clone()),
     }
@@ -167,6 +167,7 @@ fn options(setup: &Setup) -> SetOptions {
             extents_in_memory_max: shape.extents_in_memory as usize,
             generations,
             // Small, so that requests of plans exceed it.
+            move_sectors: [8, 64, 256][mix(setup.plan.seed) as usize % 3],
             split_above: if mix(setup.plan.seed).is_multiple_of(3) {
                 16
             } else {
@@ -282,7 +283,7 @@ impl CacheSystem {
         };
         *self.former.borrow_mut() = Some(self.set.replace(set.clone()));
         *self.cache.borrow_mut() = self.setup.cache().clone();
-        for (served, backing) in self.volumes.iter().zip(&self.setup.backing) {
+        for (served, backing) in self.volumes.iter().zip(self.setup.backing.iter()) {
             let exchange = served.exchange().await;
             let mut adopted = None;
             if loses {
@@ -301,6 +302,26 @@ impl CacheSystem {
         }
         self.leaving.set(false);
         Ok(())
+    }
+
+    /// Moves a volume to the disk that it does not have (A11).
+    async fn move_backing(&self, index: usize) -> Result<(), EngineError> {
+        let Some(disk) = self.setup.backing.other(index) else { return Ok(()) };
+        let (served, set) = (&self.volumes[index], self.set());
+        let moving = set.begin_move(&served.current(), disk.clone(), MoveNames::default()).await?;
+        moving.copy().await?;
+        let exchange = served.exchange().await;
+        match set.end_move(&moving).await {
+            Ok(volume) => {
+                self.setup.backing.switch();
+                exchange.replace(volume);
+                Ok(())
+            }
+            Err(NotMoved { error, volume }) => {
+                volume.into_iter().for_each(|volume| exchange.replace(volume));
+                Err(error)
+            }
+        }
     }
 
     /// Ends a volume and attaches its backing device again.
@@ -323,6 +344,19 @@ impl CacheSystem {
     }
 }
 
+/// A11: of the two disks that a volume may have, the one that does not count is refused.
+async fn refuse_other_disk(
+    setup: &Setup,
+    set: &CacheSet<SimEnv>,
+    index: usize,
+) -> Result<(), String> {
+    let Some(other) = setup.backing.other(index) else { return Ok(()) };
+    match set.attach(other.clone(), AttachOptions::default()).await {
+        Ok(_) => Err(format!("volume {index} is taken from the disk that does not count")),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Starts a scrub of this rate, unless one is under way.
 fn start_scrub(volume: &CachedVolume<SimEnv>, rate: &str) -> Result<(), EngineError> {
     volume.set_attribute("scrub_rate", rate).expect("plans have good rates");
@@ -338,7 +372,7 @@ impl System for CacheSystem {
     fn prepare(setup: &Setup) {
         let Plan { seed, volumes, .. } = &setup.plan;
         setup.cache().poke(SUPERBLOCK_SECTOR, &new_cache(setup, "").encode());
-        for (index, (shape, disk)) in volumes.iter().zip(&setup.backing).enumerate() {
+        for (index, (shape, disk)) in volumes.iter().zip(setup.backing.iter()).enumerate() {
             if shape.flash {
                 continue;
             }
@@ -387,6 +421,7 @@ impl System for CacheSystem {
         }
         let mut volumes = Vec::new();
         for (index, disk) in backing_of(&setup) {
+            refuse_other_disk(&setup, &set, index).await?;
             let choice = setup.word.remedies.borrow().get(&index).map(choice);
             let options =
                 AttachOptions { name: format!("v{index}"), choice, ..AttachOptions::default() };
@@ -443,6 +478,7 @@ impl System for CacheSystem {
                     "drain" => set.drain(volume).await,
                     SCRUB => start_scrub(volume, &value),
                     "reopen" => self.reopen(index, &value).await,
+                    MOVE => self.move_backing(index).await,
                     "replace-cache" => self.replace_cache(value == LOSES).await,
                     _ => {
                         return volume
@@ -458,6 +494,9 @@ impl System for CacheSystem {
                         | EngineError::AlreadyAttached(_)
                         | EngineError::NotOfThisSet(_)
                         | EngineError::Removed(_)
+                        | EngineError::Moving
+                        | EngineError::CannotMove(_)
+                        | EngineError::MoveEnded(MoveEnd::Cancelled)
                         | EngineError::Stopping,
                     ) => Ok(()),
                     Err(error) => Err(error.to_string()),
@@ -505,7 +544,7 @@ impl System for CacheSystem {
     }
 
     fn inspect_memory(&self, setup: &Setup) -> Option<Violation> {
-        let volumes = self.volumes.iter().zip(&setup.backing);
+        let volumes = self.volumes.iter().zip(setup.backing.iter());
         let (set, cache) = (self.set(), self.cache.borrow());
         let mut checks = volumes.enumerate().map(|(index, (served, backing))| {
             let volume = served.current();

@@ -42,12 +42,12 @@ pub fn run(
     rng: &mut Rng,
     write: &mut dyn FnMut(u32, SectorRange) -> Buf,
 ) -> Option<String> {
-    std::iter::once(setup.cache()).chain(&setup.backing).for_each(SimDisk::settle);
+    std::iter::once(setup.cache()).chain(setup.backing.iter()).for_each(SimDisk::settle);
     if how.after_0_1 {
         unbind_marks(setup.cache())?;
     }
     let view = sound_set(setup.cache())?;
-    let volumes = (0..).zip(&setup.backing).filter_map(|(index, disk)| {
+    let volumes = (0..).zip(setup.backing.iter()).filter_map(|(index, disk)| {
         let map = finish(map_backed(&view, &disk.snapshot(), false))
             .ok()
             .filter(|map| map.inode.is_some())?;

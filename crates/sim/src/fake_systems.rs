@@ -88,7 +88,7 @@ impl<R: Recipe> System for FakeSystem<R> {
 
     async fn start(env: SimEnv, setup: Rc<Setup>) -> Result<Self, String> {
         let volumes = (0..)
-            .zip(&setup.backing)
+            .zip(setup.backing.iter())
             .map(|(index, disk): (u32, _)| {
                 Rc::new(FakeVolume {
                     env: env.clone(),

@@ -43,6 +43,7 @@
 //! Replaying and reading a failure: `docs/internals/simulation.md`.
 #![forbid(unsafe_code)]
 
+pub mod backings;
 pub mod bypass_race;
 pub mod cache_system;
 pub mod crash;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use ubcache_engine::{Held, Rules};
 use ubcache_env::{Buf, Sector, SectorRange, Volume};
 
+use crate::backings::Backings;
 use crate::crash::SimKept;
 use crate::disk::{SimDisk, Snapshot};
 use crate::executor::SimEnv;
@@ -28,7 +29,7 @@ pub struct Setup {
     /// It has.
     pub replaced: Cell<bool>,
     /// The backing devices, one for each volume.
-    pub backing: Vec<SimDisk>,
+    pub backing: Backings,
     /// Servers of backing devices that are reached over the network, by volume.
     pub servers: BTreeMap<usize, Rc<RemoteServer>>,
     /// Memory that outlives the process, of the first cache device and of the spare one, if the

@@ -145,6 +145,29 @@ const DETACH: &str = "
     c0 v0 flush
 ";
 
+const MOVE: &str = "
+    at 0 +0us set v0 writeback_percent 0
+    at 0 +0us set v0 writeback_delay 0
+    c0 v0 write 0+8
+    c0 v0 flush
+    c0 v0 write 16+8
+    at 3 +0us set v0 move 1
+    c0 v0 write 8+8
+    c1 v0 write 64+16
+    c0 v0 read 0+16
+    c0 v0 discard 32+8
+    c1 v0 zeroes 96+8
+    c0 v0 write 120+8
+    c0 v0 flush
+    c0 v0 sleep 3000000us
+    c0 v0 write 0+8
+    c0 v0 flush
+    at 13 +0us set v0 move 1
+    c0 v0 write 24+8
+    c0 v0 sleep 3000000us
+    c0 v0 flush
+";
+
 /// A cache and a volume of 64 KiB, on disks with volatile caches. The script has a line for every
 /// operation and every command, as in a plan.
 fn plan(mode: &str, node_keys: u32, script: &str) -> Plan {
@@ -378,6 +401,15 @@ fn clients_beside_each_other() {
     }
 }
 
+/// A volume moves to another disk, and back: a crash leaves one of them that a start takes.
+#[test]
+fn move_to_another_disk() {
+    for mode in ["writeback", "writethrough"] {
+        let marks = &["volume_moved"];
+        scenario(&format!("a move, {mode}"), &plan(mode, 0, MOVE), OPTIONS, marks);
+    }
+}
+
 /// The scenarios find rules that are broken on purpose.
 #[cfg(feature = "mutants")]
 #[test]
@@ -394,6 +426,7 @@ fn crashes_find_broken_rules() {
         plan("writeback", 0, CLIENTS),
         plan("writearound", 0, UNFLUSHED),
         plan("writearound", 0, RESTART),
+        plan("writethrough", 0, MOVE),
     ];
     let find = |mutant: Mutant| {
         plans.iter().flat_map(worlds).find_map(|plan| {
@@ -421,6 +454,9 @@ fn crashes_find_broken_rules() {
         Mutant::ReplaySkipsLastEntry,
         Mutant::ReplaySkipsRemovals,
         Mutant::ChainNotNamed,
+        Mutant::MoveWritesOne,
+        Mutant::MoveUnflushed,
+        Mutant::MoveUndecided,
     ] {
         let violation = find(mutant).unwrap_or_else(|| panic!("{} is not found", mutant.name()));
         println!("{}: {}", mutant.name(), violation.kind);

@@ -53,7 +53,7 @@ fn new_world(block: u32) -> (SimWorld, Rc<Setup>) {
         replaced: Default::default(),
         kept: Default::default(),
         kept_aside: Default::default(),
-        backing: vec![backing],
+        backing: vec![backing].into(),
         servers: Default::default(),
         word: Default::default(),
     };

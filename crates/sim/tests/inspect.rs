@@ -90,7 +90,7 @@ fn a_clean_sector_that_differs_is_found() {
         replaced: Default::default(),
         kept: Default::default(),
         kept_aside: Default::default(),
-        backing: vec![backing.clone()],
+        backing: vec![backing.clone()].into(),
         servers: Default::default(),
         word: Default::default(),
     });

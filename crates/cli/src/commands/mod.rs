@@ -26,6 +26,7 @@ pub mod map;
 pub mod members;
 pub mod metrics;
 mod move_data;
+pub mod move_backing;
 mod new_file;
 mod offline;
 pub mod pack;

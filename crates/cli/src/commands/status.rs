@@ -291,6 +291,18 @@ fn volume_table(text: &mut String, volume: &VolumeReport) {
         backing.counters.flushes,
         errors(&backing.counters)
     );
+    if let Some(moving) = &volume.moving {
+        let left = moving
+            .seconds_left
+            .map_or_else(String::new, |seconds| format!(", {} left", duration(seconds)));
+        let _ = writeln!(
+            text,
+            "           moves to {}: {} of {} to copy{left}",
+            moving.to,
+            show_size(moving.left_bytes),
+            show_size(moving.total_bytes)
+        );
+    }
     if let Some(writeback) = writeback(volume) {
         let _ = writeln!(text, "           {writeback}");
     }

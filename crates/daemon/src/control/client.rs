@@ -67,6 +67,8 @@ fn plain(request: &ControlRequest, mut answer: Value) -> Value {
         ControlRequest::Remove { .. }
         | ControlRequest::Resize { .. }
         | ControlRequest::ResizeCache
+        | ControlRequest::Move { .. }
+        | ControlRequest::CancelMove { .. }
         | ControlRequest::FlashResize { .. }
         | ControlRequest::FlashRemove { .. }
         | ControlRequest::ReplaceCache { .. }
@@ -198,6 +200,13 @@ impl Asking<'_> {
             ),
             ControlRequest::Resize { volume } => {
                 Call::post(format!("{}/resize", self.volume(volume.as_deref())?), json!({}))
+            }
+            ControlRequest::Move { volume, to, force, wait } => Call::post(
+                format!("{}/move", self.volume(Some(volume))?),
+                json!({ "to": utf8(to)?, "force": force, "wait": wait }),
+            ),
+            ControlRequest::CancelMove { volume } => {
+                Call::post(format!("{}/move/cancel", self.volume(Some(volume))?), json!({}))
             }
             ControlRequest::ResizeCache => {
                 Call::post(format!("{}/resize-cache", self.set()?), json!({}))

@@ -315,6 +315,10 @@ async fn dispatch<W: World>(
             daemon.resize_to(&volume, bytes, discard_data).await.map(words)
         }
         ControlRequest::Resize { volume } => daemon.resize(volume.as_deref()).await.map(words),
+        ControlRequest::Move { volume, to, force, wait } => {
+            daemon.move_backing(&volume, &to, (force, wait)).await.map(words)
+        }
+        ControlRequest::CancelMove { volume } => daemon.cancel_move(&volume).await.map(words),
         ControlRequest::ResizeCache => daemon.resize_cache().await.map(words),
         ControlRequest::FlashRemove { volume, discard_data, force } => {
             daemon.remove_flash(&volume, discard_data, force).await.map(words)

@@ -143,6 +143,22 @@ pub enum ControlRequest {
         /// The export; may be absent if there is only one.
         volume: Option<String>,
     },
+    /// Moves a volume to another disk.
+    Move {
+        /// The export.
+        volume: String,
+        /// The new disk.
+        to: PathBuf,
+        /// Overwrite what it has.
+        force: bool,
+        /// The response comes when the volume has moved.
+        wait: bool,
+    },
+    /// Ends a move.
+    CancelMove {
+        /// The export.
+        volume: String,
+    },
     /// Gives the cache the size that its device has now, at the next clean stop.
     ResizeCache,
     /// Removes a flash-only volume for good.
@@ -183,6 +199,7 @@ impl ControlRequest {
             ControlRequest::Upgrade { .. } => "upgrade",
             ControlRequest::Limit { .. } => "limit",
             ControlRequest::Resize { .. } | ControlRequest::ResizeCache => "resize",
+            ControlRequest::Move { .. } | ControlRequest::CancelMove { .. } => "move",
             ControlRequest::FlashCreate { .. }
             | ControlRequest::FlashResize { .. }
             | ControlRequest::FlashRemove { .. } => "flash",

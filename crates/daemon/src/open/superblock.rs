@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use ubcache_env::{Buf, Device};
-use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_format::{
+    FormatError, MoveRecord, MoveRole, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock,
+};
 
 use crate::backing::is_uri;
 use crate::failure::Failure;
@@ -47,6 +49,9 @@ pub fn has_superblock(target: &Target) -> bool {
 
 /// A superblock in a header.
 pub(crate) fn parse_bytes(path: &Path, bytes: &[u8]) -> Result<Superblock, Failure> {
+    if let Some(record) = MoveRecord::parse(bytes) {
+        return Err(moved(path, &record));
+    }
     Superblock::parse(bytes).map_err(|error| damaged(path, &error))
 }
 
@@ -101,6 +106,10 @@ pub(crate) fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
         Some(signature) => format!("{} (byte {})", signature.name, signature.at),
         None => "no bcache magic number at byte 4120".to_owned(),
     };
+    let record = target.read_superblock_bytes().ok();
+    if let Some(record) = record.and_then(|bytes| MoveRecord::parse(&bytes)) {
+        return moved(&target.path, &record);
+    }
     let failure = Failure::refused(&target.path, "not a bcache device").found(found);
     match expected {
         ExpectedKind::Cache => failure.expected("the superblock of a cache device").advice(
@@ -116,6 +125,27 @@ pub(crate) fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
         ExpectedKind::Any => failure.expected("a bcache superblock").advice(format_args!(
             "check the path; `ubcache make -C {path}` or `-B {path}` would make one"
         )),
+    }
+}
+
+/// The failure for a disk that a volume is moved to, or was moved from.
+fn moved(path: &Path, record: &MoveRecord) -> Failure {
+    let MoveRecord { role, uuid, other, .. } = record;
+    match role {
+        MoveRole::Left => Failure::refused(path, "its volume was moved to another disk")
+            .found(format_args!("the disk that backing device {uuid} was on"))
+            .expected(format_args!("{other}, which it was moved to"))
+            .advice(format_args!(
+                "serve that: -B {other}; this disk is free: ubcache make -B {}",
+                path.display()
+            )),
+        MoveRole::Target => Failure::refused(path, "a move to this disk did not come to its end")
+            .found(format_args!("a part of backing device {uuid}"))
+            .expected(format_args!("{other}, which has all of it"))
+            .advice(format_args!(
+                "serve that: -B {other}; then begin again: ubcache move EXPORT {}",
+                path.display()
+            )),
     }
 }
 

@@ -223,6 +223,7 @@ impl<W: World> Daemon<W> {
     /// Stops all sets. The first error is given. A cache that is being replaced is replaced before:
     /// half of its volumes would be of one set, and half of the other.
     pub(crate) async fn stop_sets(&self) -> Result<(), EngineError> {
+        self.cancel_moves().await;
         let _last = self.membership.lock().await;
         let mut stopped = Ok(());
         let former = std::mem::take(&mut *self.former.borrow_mut());

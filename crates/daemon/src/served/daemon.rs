@@ -19,6 +19,7 @@ use super::former_set::Former;
 use super::health::{Health, warnings};
 use super::late_writes::LateWrites;
 use super::listen::Listeners;
+use super::moving::Moving;
 use super::pace::Paces;
 use super::report::{
     AbsentReport, BackingReport, CacheReport, Counters, DownReport, LogReport, MemoryReport,
@@ -66,6 +67,8 @@ pub struct Daemon<W: World> {
     pub(crate) guest_streams: Rc<Cell<u64>>,
     /// Volumes come and go, and caches, one at a time.
     pub(crate) membership: Lock,
+    /// Volumes that are being moved to other disks.
+    pub(crate) moves: RefCell<Vec<Rc<Moving<W>>>>,
     /// The path by which this program was started.
     pub(crate) program: PathBuf,
     pub(crate) upgrades: Upgrades,
@@ -130,6 +133,11 @@ impl<W: World> Daemon<W> {
     /// The set.
     pub fn set(&self) -> CacheSet<W> {
         self.set.borrow().clone()
+    }
+
+    /// The move of an export that is under way.
+    pub(crate) fn move_of(&self, name: &str) -> Option<Rc<Moving<W>>> {
+        self.moves.borrow().iter().find(|moving| moving.name == name).cloned()
     }
 
     /// The volumes, in the order of the command line and of their coming.
@@ -383,6 +391,7 @@ impl<W: World> Daemon<W> {
                 dirty_bytes: status.dirty_bytes,
                 writeback: self.paces.report(&status),
                 scrub: ScrubReport::new(&status),
+                moving: self.move_of(&served.name).map(|it| it.report(self.world.now())),
                 stats: StatsReport {
                     cache_hits: status.stats.cache_hits,
                     cache_misses: status.stats.cache_misses,

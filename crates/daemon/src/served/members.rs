@@ -130,7 +130,7 @@ impl<W: World> Daemon<W> {
 
     /// The first of `paths` that leads to the same file as `path`. Links are followed on a worker
     /// thread, as that may block.
-    async fn position_of(
+    pub(crate) async fn position_of(
         &self,
         path: &Path,
         paths: impl Iterator<Item = PathBuf>,
@@ -180,6 +180,9 @@ impl<W: World> Daemon<W> {
     pub async fn remove(&self, volume: Option<&str>, keep_dirty: bool) -> Result<String, Refusal> {
         let served = self.only(volume)?;
         let name = &served.name;
+        if self.move_of(name).is_some() {
+            self.cancel_move(name).await?;
+        }
         self.end_guest_sockets_of(name, false).await?;
         self.end_block_device(name, false).await?;
         tracing::info!(export = name, "removing");

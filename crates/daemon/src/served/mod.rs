@@ -24,6 +24,9 @@
 //! | [`metrics`] | the numbers of the report for Prometheus |
 //! | [`pace`] | speed of writeback |
 //! | `members` | volumes that come and go |
+//! | `move_backing` | volumes that move to other disks |
+//! | [`move_report`] | the part of the report that is about them |
+//! | `moving` | a move that is under way |
 //! | [`orders`] | orders from other threads of the process |
 //! | [`process`] | the process of a set, its own or shared |
 //! | [`request_report`] | the part of the report that is about requests |
@@ -58,6 +61,9 @@ pub mod listen;
 pub mod maps;
 mod members;
 pub mod metrics;
+mod move_backing;
+pub mod move_report;
+pub(crate) mod moving;
 pub mod orders;
 pub mod pace;
 pub mod process;

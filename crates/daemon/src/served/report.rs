@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::frontend_report::FrontendsReport;
+use super::move_report::MoveReport;
 use super::request_report::{
     BypassReport, DeviceLatencyReport, LatencyReport, PathReport, PeriodReport,
 };
@@ -216,6 +217,9 @@ pub struct VolumeReport {
     /// The scrub that is under way, or the last one.
     #[serde(default)]
     pub scrub: ScrubReport,
+    /// Its move to another disk, while that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<MoveReport>,
     /// Hits, misses and what else happened to requests.
     pub stats: StatsReport,
     /// Requests by the path that they took.

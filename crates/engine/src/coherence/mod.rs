@@ -6,7 +6,6 @@
 //! | [`in_flight_table`] | who is in flight over which sectors (rules T1–T4) |
 //! | [`unflushed`] | what the backing device may still lose (W5, C1, F1), and what it may have lost (F5) |
 //! | [`flush_numbers`] | flushes of the backing device: which one covers what (F1), and how many failed |
-//! | [`write_turns`] | writes of parts of blocks, and who waits for them (T5) |
 //! | [`flush_errors`] | errors of failed flushes that clients have to get (F4) |
 //! | [`unpublished`] | clean copies that are not in the index yet (C1, C2) |
 //! | [`zeroes_below_dirty`] | what discards put below dirty data (R5) |
@@ -26,18 +25,17 @@ use ubcache_env::{Sector, SectorRange};
 use ubcache_format::Pointer;
 use unflushed::Unflushed;
 use unpublished::Unpublished;
-use write_turns::Turns;
 use zeroes_below_dirty::Zeroes;
 
 use crate::alloc::bucket_pins::Pin;
 use crate::rules::{Rule, Rules};
+use crate::write_turns::Turns;
 
 mod flush_errors;
 mod flush_numbers;
 pub(crate) mod in_flight_table;
 mod unflushed;
 pub(crate) mod unpublished;
-pub(crate) mod write_turns;
 pub(crate) mod zeroes_below_dirty;
 
 /// Memory of a volume for the protocol.

@@ -8,10 +8,10 @@ use ubcache_env::{
 use ubcache_format::SECTOR_BYTES;
 
 use super::FlashVolume;
-use crate::coherence::write_turns::{Edges, Turn};
 use crate::rules::Rule;
 use crate::stats::histogram::Taken;
 use crate::stats::requests::Path;
+use crate::write_turns::{Edges, Turn};
 
 impl<E: Env> Volume for FlashVolume<E> {
     fn info(&self) -> VolumeInfo {

@@ -28,7 +28,6 @@ use ubcache_format::{Inode, SECTOR_BYTES, Uuid};
 
 use crate::alloc::allocator::Allocator;
 use crate::coherence::in_flight_table::InFlight;
-use crate::coherence::write_turns::Turns;
 use crate::context::Context;
 use crate::gc::Gc;
 use crate::index::Index;
@@ -36,6 +35,7 @@ use crate::journal::Journal;
 use crate::stats::FlashStatus;
 use crate::stats::requests::RequestCounts;
 use crate::volume::tickets::{Request, Requests};
+use crate::write_turns::Turns;
 
 /// Parts of a set that a flash-only volume uses.
 pub(crate) struct FlashCore<E: Env> {

@@ -275,6 +275,12 @@ mutants! {
         "a backing device that may have been written without the cache keeps its cached data";
     BucketsWithoutChain, "buckets-without-chain", [A10ChainFirst],
         "the superblock of a cache that grows counts buckets that no prio chain has";
+    MoveWritesOne, "move-writes-one", [A11BothWritten],
+        "writes to a disk that is being copied do not go to the new one";
+    MoveUnflushed, "move-unflushed", [A11FlushedFirst],
+        "a volume moves to a disk that was not flushed";
+    MoveUndecided, "move-undecided", [A11CacheDecides],
+        "the cache does not say which disk a volume has moved to";
     OlderCopyBelieved, "older-copy-believed", [A5OneRun],
         "a cache or a backing device that is a copy of an earlier state is attached as if it was \
          not";

@@ -5,9 +5,9 @@ use ubcache_env::{Env, IoError, IoVec, SectorRange, StreamId, VolumeError};
 use ubcache_format::SECTOR_BYTES;
 
 use super::write::Payload;
-use crate::coherence::write_turns::{Edges, Turn};
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
+use crate::write_turns::{Edges, Turn};
 
 impl<E: Env> CachedVolume<E> {
     /// A turn over whole blocks, if somebody writes a part of a block at the time. To be asked for

@@ -55,7 +55,8 @@ impl<E: Env> CacheSet<E> {
         if let Some(reason) = set.context.failure() {
             return Err(EngineError::Failed(reason));
         }
-        let backing = Rc::new(CountedDevice::new(set.context.env.clone(), backing));
+        let (env, rules) = (set.context.env.clone(), set.context.rules);
+        let backing = Rc::new(CountedDevice::of_backing(env, backing, rules));
         let mut superblock = read_superblock(&backing).await?;
         if superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "cache", expected: "backing" });

@@ -31,6 +31,9 @@ impl<E: Env> CacheSet<E> {
         if volume.is_stopping() {
             return Err(EngineError::Stopping);
         }
+        if volume.backing.has_successor() {
+            return Err(EngineError::Moving);
+        }
         match volume.lifecycle.attachment() {
             Attachment::Detached => return Err(EngineError::NotAttached),
             Attachment::Disowned => {

@@ -13,6 +13,7 @@
 //! | [`detach`] | parting a volume from the set while it is served, and taking it up again |
 //! | [`flash`] | flash-only volumes: making, serving, resizing, removing them (Y2, Y3) |
 //! | [`end_or_move`] | volumes that end, or move to another set (A8), while the set goes on |
+//! | [`move_backing`] | a volume that moves to another backing device, while it is served (A11) |
 //! | [`resize`] | backing devices that become longer or shorter while they are served (A6) |
 //! | [`run_numbers`] | which cache and which backing devices are of one run (A5) |
 //! | [`witness`] | disks without a superblock: which data counts at a start (A9) |
@@ -61,6 +62,7 @@ pub(crate) mod former_owner;
 mod handover;
 mod initialize;
 mod larger_cache;
+pub(crate) mod move_backing;
 mod open;
 pub(crate) mod resize;
 pub(crate) mod run_numbers;

@@ -37,6 +37,9 @@ impl<E: Env> CacheSet<E> {
         if volume.is_stopping() || set.context.is_ending() {
             return Err(EngineError::Stopping);
         }
+        if volume.backing.has_successor() {
+            return Err(EngineError::Moving);
+        }
         let before = volume.volume_info().sectors;
         let device = volume.backing.refresh_size().await;
         let device = device.map_err(EngineError::io("reading the size of the backing device"))?;

@@ -55,7 +55,7 @@ pub(crate) fn check_run(
 
 impl<E: Env> Set<E> {
     /// A number that is later than all that the cache and the backing device know.
-    fn new_run(&self, backing: Option<RunNumber>) -> RunNumber {
+    pub(super) fn new_run(&self, backing: Option<RunNumber>) -> RunNumber {
         let runs = self.superblock.borrow().runs();
         RunNumber::after(runs.numbers().chain(backing), self.context.env.random())
     }

@@ -335,6 +335,11 @@ impl<E: Env> CachedVolume<E> {
         Ok(range.shift(self.data_offset.0 as i64))
     }
 
+    /// The sector of the backing device at which the volume begins.
+    pub fn data_offset(&self) -> Sector {
+        self.data_offset
+    }
+
     /// The sectors of the backing device that are the volume.
     pub(crate) fn all_keys(&self) -> SectorRange {
         SectorRange::new(self.data_offset, self.sectors.get())

@@ -116,6 +116,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         super::remote::add_remotes(&mut plan, &mut Rng::fork(seed, "remote"), options.remotes);
     }
     super::remote::add_distance(&mut plan, &mut Rng::fork(seed, "distance"));
+    super::moves::add_moves(&mut plan, &mut Rng::fork(seed, "moves"), options);
     plan
 }
 

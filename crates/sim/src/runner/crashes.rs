@@ -132,7 +132,7 @@ impl Crasher {
     }
 
     fn disks(&self) -> impl Iterator<Item = &crate::SimDisk> {
-        std::iter::once(self.setup.cache()).chain(&self.setup.backing)
+        std::iter::once(self.setup.cache()).chain(self.setup.backing.all())
     }
 
     fn crash<S: System>(&self, when: &str) {
@@ -209,7 +209,7 @@ impl Crasher {
             replaced: Cell::new(false),
             kept: None,
             kept_aside: Cell::new(false),
-            backing: disks.collect(),
+            backing: self.setup.backing.like(disks.collect()),
             servers: BTreeMap::new(),
             word: Word::default(),
         });

@@ -20,6 +20,7 @@ impl<S: System> Run<S> {
     /// Nothing is running. The disks hold a set without damage; what the volumes read as by them is
     /// what the next instance has to show.
     pub(super) fn inspect_rest(&self, when: &str) -> Step {
+        self.setup.backing.settle(self.setup.cache());
         let when_now = format!("{when}, the disks as they are");
         let now = self.world.now();
         let begun = self.workload.oracle.borrow_mut().look(now);
@@ -78,7 +79,7 @@ impl<S: System> Run<S> {
             return Ok(());
         }
         let cache = view(self.setup.cache());
-        let backing: Vec<Snapshot> = self.setup.backing.iter().map(view).collect();
+        let backing = self.setup.backing.seen(&cache, view);
         let layouts = S::inspect(&self.setup, &cache, &backing)
             .map_err(|violation| self.keep(when, violation))?;
         let mut bytes = [0; 512];
@@ -109,7 +110,7 @@ impl<S: System> Run<S> {
     }
 
     pub(super) fn disks(&self) -> impl Iterator<Item = &SimDisk> {
-        std::iter::once(self.setup.cache()).chain(&self.setup.backing)
+        std::iter::once(self.setup.cache()).chain(self.setup.backing.all())
     }
 
     /// Inspects a few moments of the run, each some time after a drawn operation has begun.

@@ -88,6 +88,11 @@ impl<S: System> Run<S> {
         for (index, disk) in self.disks().enumerate() {
             // A server may carry out again what has been flushed.
             let again = index > 0 && self.setup.plan.is_remote(index - 1);
+            // A move that has not come to its end leaves a disk that nobody needs.
+            let unneeded = self.setup.backing.moving().is_some_and(|volume| {
+                self.setup.backing.other(volume).is_some_and(|other| other.name() == disk.name())
+            });
+            let again = again || unneeded;
             if S::FLUSHES_AT_STOP && !gone && !again && disk.unflushed_sectors() > 0 {
                 let what =
                     format!("{} un-flushed sectors of {}", disk.unflushed_sectors(), disk.name());

@@ -10,6 +10,7 @@ use ubcache_env::local::Notify;
 use ubcache_nbd::client::ClientRules;
 
 use super::client::Workload;
+use crate::backings::Backings;
 use crate::crash::SimKept;
 use crate::disk::{DiskConfig, SimDisk};
 use crate::executor::SimWorld;
@@ -75,6 +76,19 @@ pub(super) fn make_setup<S: System>(
         backing.push(disk);
         initial.push(values);
     }
+    let other = plan.moves().map(|volume| {
+        let config = backing[volume].config().clone();
+        let name = format!("other{volume}");
+        let disk = SimDisk::new(world, DiskConfig { name, ..config });
+        // Somebody's data, which is not to be seen.
+        for sector in 0..plan.volumes[volume].sectors {
+            let mut bytes = [0; 512];
+            stamp(volume as u32, sector, Value::INITIAL, &mut bytes);
+            disk.poke(S::DATA_AT + plan.volumes[volume].head + sector, &bytes);
+        }
+        (volume, disk)
+    });
+    let backing = Backings::new(backing, other);
     let server = |shape: &Remote| {
         let server = RemoteServer::new(world, &backing[shape.volume], *shape, client_rules);
         (shape.volume, server)

@@ -87,6 +87,21 @@ pub(super) struct ResizeOptions {
     pub(super) discard_data: bool,
 }
 
+/// A disk that a volume is to be moved to.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MoveOptions {
+    /// Its path, from the root, or its address.
+    #[schema(value_type = String)]
+    pub(super) to: PathBuf,
+    /// Overwrite what it has.
+    #[serde(default)]
+    pub(super) force: bool,
+    /// The response comes when the volume has moved.
+    #[serde(default)]
+    pub(super) wait: bool,
+}
+
 /// Options of the removal of a flash-only volume.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

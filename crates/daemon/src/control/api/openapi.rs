@@ -8,9 +8,9 @@ use utoipa::ToSchema;
 use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 
 use super::forms::{
-    AddOptions, FlashOptions, ForgetOptions, Message, Nothing, OPEN_METRICS, RemoveFlashOptions,
-    RemoveOptions, ReplaceOptions, ResizeOptions, Sets, UpgradeOptions, Upgraded, VolumeName,
-    VolumeOfSet, Volumes, WaitOptions,
+    AddOptions, FlashOptions, ForgetOptions, Message, MoveOptions, Nothing, OPEN_METRICS,
+    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeOptions, Sets, UpgradeOptions,
+    Upgraded, VolumeName, VolumeOfSet, Volumes, WaitOptions,
 };
 use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::process::ConfigChanges;
@@ -73,7 +73,12 @@ const fn act(
 ) -> Operation {
     let body_required = matches!(
         body.as_bytes(),
-        b"AddOptions" | b"ReplaceOptions" | b"ForgetOptions" | b"FlashOptions" | b"ResizeOptions"
+        b"AddOptions"
+            | b"ReplaceOptions"
+            | b"ForgetOptions"
+            | b"FlashOptions"
+            | b"ResizeOptions"
+            | b"MoveOptions"
     );
     Operation {
         method: "post",
@@ -254,6 +259,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Form::Named("Message"),
     ),
     act(
+        "/v1/volumes/{volume}/move",
+        "Move a volume to another disk, while clients use it.",
+        "MoveOptions",
+        Form::Named("Message"),
+    ),
+    act("/v1/volumes/{volume}/move/cancel", "End a move.", NOTHING, Form::Named("Message")),
+    act(
         "/v1/volumes/{volume}/remove-flash",
         "Remove a flash-only volume for good.",
         "RemoveFlashOptions",
@@ -413,6 +425,7 @@ pub fn document() -> Value {
     form::<ForgetOptions>(&mut forms);
     form::<FlashOptions>(&mut forms);
     form::<ResizeOptions>(&mut forms);
+    form::<MoveOptions>(&mut forms);
     form::<RemoveFlashOptions>(&mut forms);
     form::<UpgradeOptions>(&mut forms);
     form::<ErrorBody>(&mut forms);

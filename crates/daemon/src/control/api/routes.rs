@@ -13,9 +13,9 @@ use axum::routing::{get, post};
 use super::body::{Cells, Json, Name, Names, Options, json, takes_cells, whole, with_text};
 use super::fleet::Fleet;
 use super::forms::{
-    AddOptions, FlashOptions, ForgetOptions, Nothing, OPEN_METRICS, RemoveFlashOptions,
-    RemoveOptions, ReplaceOptions, ResizeOptions, SetNames, Sets, UpgradeOptions, VolumeOfSet,
-    Volumes, WaitOptions,
+    AddOptions, FlashOptions, ForgetOptions, MoveOptions, Nothing, OPEN_METRICS,
+    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeOptions, SetNames, Sets,
+    UpgradeOptions, VolumeOfSet, Volumes, WaitOptions,
 };
 use super::settings::{Settings, Value};
 use super::stream::Connection;
@@ -56,6 +56,8 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{volume}/attach"), post(attach))
         .route(&format!("{volume}/remove"), post(remove))
         .route(&format!("{volume}/resize"), post(resize))
+        .route(&format!("{volume}/move"), post(move_backing))
+        .route(&format!("{volume}/move/cancel"), post(cancel_move))
         .route(&format!("{volume}/remove-flash"), post(remove_flash))
         .route("/v1/sets", get(sets))
         .route(&format!("{set}/attributes"), get(attributes_of_set).patch(set_of_set))
@@ -464,6 +466,20 @@ async fn resize(
         Some(bytes) => ControlRequest::FlashResize { volume, bytes, discard_data },
         None => ControlRequest::Resize { volume: Some(volume) },
     };
+    named("message", fleet.ask_volume(&name, request).await)
+}
+
+async fn move_backing(
+    State(fleet): State<Fleet>,
+    Name(name): Name,
+    Json(MoveOptions { to, force, wait }): Json<MoveOptions>,
+) -> Given {
+    let request = ControlRequest::Move { volume: name.clone(), to: rooted(to)?, force, wait };
+    named("message", fleet.ask_volume(&name, request).await)
+}
+
+async fn cancel_move(State(fleet): State<Fleet>, Name(name): Name, _: Options<Nothing>) -> Given {
+    let request = ControlRequest::CancelMove { volume: name.clone() };
     named("message", fleet.ask_volume(&name, request).await)
 }
 

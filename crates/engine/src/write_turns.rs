@@ -1,4 +1,5 @@
-//! T5: turns of writes over blocks of which a write has a part only.
+//! Turns of writes over blocks of which a write has a part only (T5), and of all that writes to a
+//! backing device while its volume moves (A11).
 //!
 //! Writes over different blocks, and writes of whole blocks among themselves, do not wait. All
 //! others come first, first served. As long as nobody writes a part of a block there is nothing

@@ -1,0 +1,358 @@
+//! Volumes that move to another disk while a client writes, reads, and compares (`ubcache move`).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use support::{
+    Daemon, Guard, NO_BYPASS, each_io, have, make_set, must, pseudo_random, sparse, text, tool,
+    ubcache,
+};
+use ubcache_cli::nbd_client::Client;
+
+const MIB: u64 = 1 << 20;
+const DISK: u64 = 24 * MIB;
+/// The data of a volume that `ubcache make` made begins here.
+const DATA_AT: u64 = 8 << 10;
+const BLOCK: u64 = 16 << 10;
+const BLOCKS: u64 = 1024;
+
+/// The content that each block has; 0 is zeroes. Of the block that was being written when the
+/// daemon died, either.
+#[derive(Clone)]
+struct Content {
+    versions: Vec<u64>,
+    either: Option<(u64, u64)>,
+}
+
+fn block(index: u64, version: u64) -> Vec<u8> {
+    let mut data = vec![0; BLOCK as usize];
+    if version > 0 {
+        pseudo_random(index * 1_000_003 + version, &mut data);
+    }
+    data
+}
+
+impl Content {
+    fn new() -> Content {
+        Content { versions: vec![0; BLOCKS as usize], either: None }
+    }
+
+    /// A disk full of data, before anything serves it.
+    fn on(disk: &Path) -> Content {
+        let file = File::options().write(true).open(disk).expect("the disk");
+        for index in 0..BLOCKS {
+            file.write_all_at(&block(index, 1), DATA_AT + index * BLOCK).expect("a write");
+        }
+        Content { versions: vec![1; BLOCKS as usize], either: None }
+    }
+
+    fn is_right(&self, index: u64, data: &[u8]) -> bool {
+        let other = self.either.filter(|(at, _)| *at == index);
+        data == block(index, self.versions[index as usize])
+            || other.is_some_and(|(_, version)| data == block(index, version))
+    }
+
+    fn compare(&self, mut read: impl FnMut(u64, &mut [u8])) {
+        let mut data = vec![0; BLOCK as usize];
+        for index in 0..BLOCKS {
+            read(index * BLOCK, &mut data);
+            assert!(self.is_right(index, &data), "block {index}");
+        }
+    }
+}
+
+/// A client that goes on writing and comparing until it is told to end, or the daemon dies.
+struct Load {
+    ends: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    thread: JoinHandle<Content>,
+}
+
+impl Load {
+    fn start(daemon: &Daemon, content: Content, seed: u64) -> Load {
+        let (ends, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let client = daemon.client("disk0.img");
+        let thread = std::thread::spawn({
+            let (ends, written) = (ends.clone(), written.clone());
+            move || load(client, content, seed, (&ends, &written))
+        });
+        let load = Load { ends, written, thread };
+        load.goes_on();
+        load
+    }
+
+    /// Waits until it has written some more.
+    fn goes_on(&self) {
+        let before = self.written.load(Ordering::Relaxed);
+        while self.written.load(Ordering::Relaxed) < before + 50 {
+            assert!(!self.thread.is_finished(), "the client goes on");
+            std::thread::yield_now();
+        }
+    }
+
+    fn end(self) -> Content {
+        self.ends.store(true, Ordering::Relaxed);
+        self.died()
+    }
+
+    fn died(self) -> Content {
+        self.thread.join().expect("the client found nothing wrong")
+    }
+}
+
+fn load(
+    mut client: Client,
+    mut content: Content,
+    seed: u64,
+    (ends, written): (&AtomicBool, &AtomicU64),
+) -> Content {
+    let mut random = vec![0; 8];
+    let mut data = vec![0; BLOCK as usize];
+    for step in 1_u64.. {
+        if ends.load(Ordering::Relaxed) {
+            return content;
+        }
+        pseudo_random(seed << 32 | step, &mut random);
+        let number = u64::from_le_bytes(random.clone().try_into().expect("eight bytes"));
+        let (index, other) = (number % BLOCKS, number / BLOCKS % BLOCKS);
+        let version = if number >> 60 == 0 { 0 } else { seed << 32 | step };
+        let done = match version {
+            0 => client.write_zeroes(index * BLOCK, BLOCK as u32).and_then(|()| client.flush()),
+            _ => client.write(index * BLOCK, &block(index, version), true),
+        };
+        if done.is_err() {
+            content.either = Some((index, version));
+            return content;
+        }
+        content.versions[index as usize] = version;
+        if content.either.is_some_and(|(at, _)| at == index) {
+            content.either = None;
+        }
+        written.fetch_add(1, Ordering::Relaxed);
+        if client.read(other * BLOCK, &mut data).is_err() {
+            return content;
+        }
+        assert!(content.is_right(other, &data), "block {other} under load");
+    }
+    unreachable!("the loop has no end")
+}
+
+fn move_command(daemon: &Daemon, to: &Path, extra: &[&str]) -> Output {
+    let mut command = ubcache();
+    command.args(["move", "disk0.img"]).arg(to).args(extra).arg("--control").arg(&daemon.control);
+    command.output().expect("it runs")
+}
+
+fn moved(daemon: &Daemon, to: &Path, extra: &[&str]) -> String {
+    let output = move_command(daemon, to, extra);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(daemon: &Daemon, to: &Path, extra: &[&str]) -> String {
+    let output = move_command(daemon, to, extra);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn path_of(daemon: &Daemon) -> String {
+    let status = daemon.status();
+    status["sets"][0]["volumes"][0]["backing"]["path"].as_str().expect("a path").to_owned()
+}
+
+fn new_disk(directory: &Path, name: &str, bytes: u64) -> PathBuf {
+    let path = directory.join(name);
+    sparse(&path, bytes);
+    path
+}
+
+fn options(mode: &str) -> Vec<&str> {
+    [["--mode", mode].as_slice(), &NO_BYPASS].concat()
+}
+
+#[test]
+fn a_volume_moves_to_another_file_under_load() {
+    each_io("a_volume_moves_to_another_file_under_load", |io, directory| {
+        for mode in ["writeback", "writethrough", "writearound"] {
+            let directory = &directory.join(mode);
+            std::fs::create_dir(directory).expect("a directory");
+            let (cache, disks) = make_set(directory, &[DISK / MIB], &[]);
+            let new = new_disk(directory, "new.img", DISK);
+            let content = match mode {
+                "writethrough" => Content::on(&disks[0]),
+                _ => Content::new(),
+            };
+            let daemon = Daemon::start(io, directory, &cache, &disks, &options(mode));
+            let load = Load::start(&daemon, content, 2);
+            let said = moved(&daemon, &new, &[]);
+            assert!(said.contains("the next start needs -B"), "{said}");
+            load.goes_on();
+            assert_eq!(path_of(&daemon), text(&new));
+            let content = load.end();
+            let (status, why) = {
+                daemon.stop();
+                let other = directory.join("other");
+                std::fs::create_dir(&other).expect("a directory");
+                Daemon::try_start(io, &other, &cache, &disks, &[]).err().expect("the old disk")
+            };
+            assert_eq!(status.code(), Some(1), "{why}");
+            assert!(why.contains("its volume was moved to another disk"), "{why}");
+            assert!(why.contains(text(&new)), "{why}");
+            std::fs::remove_file(&disks[0]).expect("the old disk may go");
+
+            let named = PathBuf::from(format!("disk0.img={}", text(&new)));
+            let daemon = Daemon::start(io, directory, &cache, &[named], &options(mode));
+            let mut client = daemon.client("disk0.img");
+            content.compare(|at, data| client.read(at, data).expect("a read"));
+            must(ubcache().args(["drain", "--wait", "--control"]).arg(&daemon.control));
+            daemon.stop();
+            let file = File::open(&new).expect("the new disk");
+            content.compare(|at, data| file.read_exact_at(data, DATA_AT + at).expect("a read"));
+        }
+    });
+}
+
+/// A server of an empty disk in memory, which takes so many bits a second.
+fn memory_server(directory: &Path, rate: &str) -> (Guard, PathBuf) {
+    let socket = directory.join("memory.sock");
+    let _ = std::fs::remove_file(&socket);
+    let mut command = tool("nbdkit");
+    command.args(["-f", "-U", text(&socket), "--filter=rate", "memory"]);
+    command.args([&format!("size={DISK}"), &format!("rate={rate}")]);
+    let mut guard = Guard(command.stdin(Stdio::null()).spawn().expect("the server runs"));
+    while !socket.exists() {
+        assert!(guard.0.try_wait().expect("a child can be waited for").is_none());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    (guard, format!("nbd+unix:///?socket={}", socket.display()).into())
+}
+
+#[test]
+fn a_killed_move_begins_again_and_a_volume_moves_to_a_server() {
+    const TEST: &str = "a_killed_move_begins_again_and_a_volume_moves_to_a_server";
+    if !have(TEST, &["nbdkit"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        let (cache, disks) = make_set(directory, &[DISK / MIB], &[]);
+        let (slow_server, slow) = memory_server(directory, "30M");
+        let mut content = Content::on(&disks[0]);
+        for (seed, new) in [(2, &slow), (3, &slow)] {
+            let daemon = Daemon::start(io, directory, &cache, &disks, &options("writeback"));
+            let load = Load::start(&daemon, content, seed);
+            let said = moved(&daemon, new, &["--no-wait"]);
+            assert!(said.contains("moves to"), "{said}");
+            let part = loop {
+                let moving = daemon.status()["sets"][0]["volumes"][0]["moving"].clone();
+                assert_eq!(moving["to"], text(new), "{moving}");
+                if moving["copied_bytes"].as_u64() > Some(0) {
+                    break moving;
+                }
+            };
+            assert!(part["left_bytes"].as_u64() > Some(0), "{part}");
+            daemon.kill();
+            content = load.died();
+        }
+        let daemon = Daemon::start(io, directory, &cache, &disks, &options("writeback"));
+        let mut client = daemon.client("disk0.img");
+        content.compare(|at, data| client.read(at, data).expect("a read"));
+        drop(slow_server);
+        let (_server, fast) = memory_server(directory, "8G");
+        let load = Load::start(&daemon, content, 4);
+        moved(&daemon, &fast, &[]);
+        load.goes_on();
+        assert_eq!(path_of(&daemon), text(&fast));
+        let content = load.end();
+        must(ubcache().args(["drain", "--wait", "--control"]).arg(&daemon.control));
+        content.compare(|at, data| client.read(at, data).expect("a read"));
+        drop(client);
+        daemon.stop();
+        std::fs::remove_file(&disks[0]).expect("the old disk may go");
+        let named = PathBuf::from(format!("disk0.img={}", text(&fast)));
+        let daemon = Daemon::start(io, directory, &cache, &[named], &options("writeback"));
+        let mut client = daemon.client("disk0.img");
+        content.compare(|at, data| client.read(at, data).expect("a read"));
+        daemon.stop();
+    });
+}
+
+#[test]
+fn a_disk_that_can_not_take_a_volume_is_refused() {
+    each_io("a_disk_that_can_not_take_a_volume_is_refused", |io, directory| {
+        let (cache, disks) = make_set(directory, &[DISK / MIB], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &disks, &options("writeback"));
+        let said = refused(&daemon, &new_disk(directory, "small.img", DISK - 4096), &[]);
+        assert!(said.contains("too small") && said.contains(&format!("{DISK} bytes")), "{said}");
+        let said = refused(&daemon, &disks[0], &[]);
+        assert!(said.contains("a device of this set"), "{said}");
+        let said = refused(&daemon, &cache, &[]);
+        assert!(said.contains("a device of this set"), "{said}");
+        let said = refused(&daemon, &directory.join("nothing.img"), &[]);
+        assert!(said.contains("truncate -s"), "{said}");
+
+        let full = new_disk(directory, "full.img", DISK);
+        let file = File::options().write(true).open(&full).expect("a file");
+        file.write_all_at(&[0x53, 0xef], 1080).expect("the magic number of a file system");
+        let said = refused(&daemon, &full, &[]);
+        assert!(said.contains("ext4") && said.contains("--force"), "{said}");
+
+        let mut client = daemon.client("disk0.img");
+        client.write(0, &block(0, 7), true).expect("a write");
+        moved(&daemon, &full, &["--force"]);
+        let mut data = block(0, 0);
+        client.read(0, &mut data).expect("a read");
+        assert!(data == block(0, 7));
+        daemon.stop();
+    });
+}
+
+#[test]
+fn a_cancelled_move_leaves_the_volume_where_it_is() {
+    const TEST: &str = "a_cancelled_move_leaves_the_volume_where_it_is";
+    if !have(TEST, &["nbdkit"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        let (cache, disks) = make_set(directory, &[DISK / MIB], &[]);
+        let (_server, slow) = memory_server(directory, "20M");
+        let content = Content::on(&disks[0]);
+        let daemon = Daemon::start(io, directory, &cache, &disks, &options("writethrough"));
+        let load = Load::start(&daemon, content, 2);
+        let cancel = || {
+            let mut cancel = ubcache();
+            cancel.args(["move", "disk0.img", "--cancel", "--control"]).arg(&daemon.control);
+            cancel.output().expect("it runs")
+        };
+        let said = String::from_utf8_lossy(&cancel().stderr).into_owned();
+        assert!(said.contains("is not being moved"), "{said}");
+        moved(&daemon, &slow, &["--no-wait"]);
+        let said = refused(&daemon, &new_disk(directory, "new.img", DISK), &[]);
+        assert!(said.contains("is being moved to") && said.contains("--cancel"), "{said}");
+        let said = String::from_utf8_lossy(&cancel().stdout).into_owned();
+        assert!(said.contains("stays on"), "{said}");
+        load.goes_on();
+        assert_eq!(path_of(&daemon), text(&disks[0]));
+        assert!(daemon.status()["sets"][0]["volumes"][0]["moving"].is_null());
+
+        // A stop ends a move as well.
+        moved(&daemon, &slow, &["--no-wait"]);
+        let content = load.end();
+        daemon.stop();
+        let daemon = Daemon::start(io, directory, &cache, &disks, &options("writethrough"));
+        let mut client = daemon.client("disk0.img");
+        content.compare(|at, data| client.read(at, data).expect("a read"));
+        daemon.stop();
+    });
+}

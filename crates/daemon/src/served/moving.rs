@@ -1,0 +1,33 @@
+//! A move of a volume to another disk that is under way.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use ubcache_engine::BackingMove;
+use ubcache_env::Nanos;
+use ubcache_env::local::Event;
+
+use super::move_report::MoveReport;
+use super::world::World;
+use crate::control::refusal::Refusal;
+
+/// See the module.
+pub(crate) struct Moving<W: World> {
+    /// The export.
+    pub name: String,
+    /// The disk that it moves to.
+    pub to: PathBuf,
+    pub engine: BackingMove<W>,
+    pub began: Nanos,
+    /// Words about the end, or the reason why the volume did not move.
+    pub result: RefCell<Option<Result<String, Refusal>>>,
+    pub ended: Event,
+}
+
+impl<W: World> Moving<W> {
+    /// The part of the report that is about it.
+    pub fn report(&self, now: Nanos) -> MoveReport {
+        let seconds = now.since(self.began).0 / 1_000_000_000;
+        MoveReport::new(self.to.display().to_string(), self.engine.progress(), seconds)
+    }
+}

@@ -1,0 +1,143 @@
+//! A11: sectors in which a backing device and the one that its volume moves to may differ.
+//!
+//! ```text
+//!   missing ──▶ a copier takes a part and a turn over it: reads the old device, writes the new one
+//!      ▲
+//!      └── a write that failed on the old device, or a discard: what it left there is not known
+//! ```
+//!
+//! A write has a turn over its range as well, and goes to both devices. So a sector that is not
+//! missing, and over which nobody has a turn, is the same on both.
+
+use std::cell::{Cell, RefCell};
+
+use smallvec::smallvec;
+use ubcache_env::{IntervalSet, Sector, SectorRange};
+
+use crate::errors::MoveEnd;
+use crate::write_turns::{Turn, Turns};
+
+/// See the module.
+pub(crate) struct Mirror {
+    /// The sectors that are copied: those of the volume.
+    whole: SectorRange,
+    missing: RefCell<IntervalSet>,
+    turns: Turns,
+    end: RefCell<Option<MoveEnd>>,
+    copied_sectors: Cell<u64>,
+}
+
+impl Mirror {
+    /// Nothing of the range is known to be the same.
+    pub fn new(whole: SectorRange) -> Mirror {
+        let mut missing = IntervalSet::default();
+        missing.insert(whole);
+        Mirror {
+            whole,
+            missing: RefCell::new(missing),
+            turns: Turns::default(),
+            end: RefCell::default(),
+            copied_sectors: Cell::new(0),
+        }
+    }
+
+    /// Returns true if a change of the range concerns the new device.
+    pub fn concerns(&self, range: SectorRange) -> bool {
+        self.whole.overlaps(&range) && self.end.borrow().is_none()
+    }
+
+    /// Takes a turn over a range; later ones over any of it wait.
+    pub fn turn(&self, range: SectorRange) -> Turn {
+        self.turns.take(range, smallvec![range])
+    }
+
+    /// Returns true if any part of the range has been copied, so that a write of it has to go to
+    /// both devices.
+    pub fn has_copied(&self, range: SectorRange) -> bool {
+        self.end.borrow().is_none() && !self.missing.borrow().covers(range)
+    }
+
+    /// The range may differ from now on.
+    pub fn may_differ(&self, range: SectorRange) {
+        let start = range.start.max(self.whole.start);
+        let end = range.end.min(self.whole.end);
+        if start < end {
+            self.missing.borrow_mut().insert(SectorRange::from_bounds(start, end));
+        }
+    }
+
+    /// The next part to be copied, of no more than so many sectors, with its turn, which may have
+    /// to be waited for.
+    pub fn next_part(&self, sectors_max: u64) -> Option<(SectorRange, Turn)> {
+        let mut missing = self.missing.borrow_mut();
+        let first = missing.iter().next()?;
+        // Parts end where any request of a device may end.
+        let end = (first.start.0 + sectors_max) / sectors_max * sectors_max;
+        let range = SectorRange::from_bounds(first.start, first.end.min(Sector(end)));
+        missing.remove(range);
+        Some((range, self.turn(range)))
+    }
+
+    /// A part was copied.
+    pub fn copied(&self, range: SectorRange) {
+        self.copied_sectors.set(self.copied_sectors.get() + range.sectors());
+    }
+
+    /// Sectors that are still to be copied.
+    pub fn missing_sectors(&self) -> u64 {
+        self.missing.borrow().sectors()
+    }
+
+    /// Sectors that were copied so far, some of them more than once.
+    pub fn copied_sectors(&self) -> u64 {
+        self.copied_sectors.get()
+    }
+
+    /// All sectors that are copied.
+    pub fn whole(&self) -> SectorRange {
+        self.whole
+    }
+
+    /// Ends the move; the first reason counts. The new device is not written any more.
+    pub fn end(&self, why: MoveEnd) {
+        self.end.borrow_mut().get_or_insert(why);
+    }
+
+    /// The reason why it has ended.
+    pub fn ended(&self) -> Option<MoveEnd> {
+        self.end.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ubcache_env::IoError;
+
+    use super::*;
+
+    fn range(start: u64, end: u64) -> SectorRange {
+        SectorRange::from_bounds(Sector(start), Sector(end))
+    }
+
+    #[test]
+    fn parts_are_taken_in_order_and_what_may_differ_comes_again() {
+        let mirror = Mirror::new(range(16, 300));
+        assert!(!mirror.concerns(range(8, 16)) && mirror.concerns(range(8, 17)));
+        assert!(!mirror.has_copied(range(16, 24)));
+        let (part, turn) = mirror.next_part(128).expect("a part");
+        assert_eq!(part, range(16, 128));
+        assert!(mirror.has_copied(range(120, 136)) && !mirror.has_copied(range(128, 136)));
+        drop(turn);
+        mirror.copied(part);
+        assert_eq!((mirror.copied_sectors(), mirror.missing_sectors()), (112, 172));
+        mirror.may_differ(range(0, 20));
+        assert_eq!(mirror.next_part(128).expect("a part").0, range(16, 20));
+        assert_eq!(mirror.next_part(128).expect("a part").0, range(128, 256));
+        assert_eq!(mirror.next_part(128).expect("a part").0, range(256, 300));
+        assert!(mirror.next_part(128).is_none());
+        mirror.end(MoveEnd::Cancelled);
+        mirror.end(MoveEnd::OldLoses(IoError::Gone));
+        assert_eq!(mirror.ended(), Some(MoveEnd::Cancelled));
+        assert!(!mirror.has_copied(range(16, 24)) && !mirror.concerns(range(16, 24)));
+    }
+}

@@ -1,0 +1,61 @@
+//! Volumes that move to another disk, and back, while clients go on (A11).
+
+use ubcache_env::Nanos;
+
+use super::draw::DrawOptions;
+use super::{AfterStart, Control, ControlAction, DiskFaults, Plan, Zone};
+use crate::rng::Rng;
+
+/// Name of the command that moves a volume.
+pub const MOVE: &str = "move";
+/// One plan in this many of those that fit.
+const SHARE: (u64, u64) = (1, 5);
+
+impl Plan {
+    /// The volume that moves.
+    pub fn moves(&self) -> Option<usize> {
+        self.controls.iter().find_map(|control| match &control.action {
+            ControlAction::Attribute { volume, name, .. } if name == MOVE => Some(*volume as usize),
+            _ => None,
+        })
+    }
+}
+
+/// Moves a volume of some plans; the power fails about then in half of them.
+pub(super) fn add_moves(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
+    let small = plan.volumes.iter().all(|volume| volume.head == 0 && volume.sectors <= 8192);
+    let alone = plan.hands.is_empty() && plan.remotes.is_empty() && !plan.replaces_cache();
+    if !small || !alone || plan.has_driver() || plan.ops.is_empty() {
+        return;
+    }
+    let disks: Vec<u32> =
+        (0..).zip(&plan.volumes).filter(|it| !it.1.flash).map(|it| it.0).collect();
+    if disks.is_empty() || !rng.chance(SHARE.0, SHARE.1) {
+        return;
+    }
+    let volume = rng.pick(&disks);
+    for _ in 0..rng.between(1, 3) {
+        let after_ops = rng.below(plan.ops.len() as u64);
+        let delay = Nanos::from_micros(rng.scale(1, 3_000));
+        let (name, value) = (MOVE.to_owned(), "1".to_owned());
+        let mut actions = vec![(delay, ControlAction::Attribute { volume, name, value })];
+        if options.crashes && rng.chance(1, 2) {
+            let after = AfterStart { check: rng.chance(1, 2), again: None };
+            let delay = Nanos::from_micros(rng.scale(1, 200_000));
+            let end = match rng.below(4) {
+                0 => ControlAction::Restart(after),
+                1 => ControlAction::HostRestart(after),
+                _ => ControlAction::PowerFailure(after),
+            };
+            actions.push((delay, end));
+        }
+        let at = plan.controls.partition_point(|control| control.after_ops <= after_ops);
+        let controls =
+            actions.into_iter().map(|(delay, action)| Control { after_ops, delay, action });
+        plan.controls.splice(at..at, controls.collect::<Vec<_>>());
+    }
+    if let Some(like) = plan.faults.first().filter(|_| rng.chance(1, 2)) {
+        let (rates, disk) = (like.rates, plan.volumes.len() + 1);
+        plan.faults.push(DiskFaults { disk, zone: Zone::All, rates, budget: 2 });
+    }
+}
