@@ -1,5 +1,5 @@
-//! Adopted disks beside `make` and `serve`: a configuration file that has a disk adopted, lists, and
-//! the tools for sets that are not running, with a header that is named or lost.
+//! Adopted disks beside `make` and `serve`: a configuration file that has a disk adopted, lists,
+//! and the tools for sets that are not running, with a header that is named or lost.
 #![allow(
     clippy::disallowed_methods,
     reason = "tests live in the real world, with its clock and its threads"
@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 
 use support::crashed::{json, run};
 use support::{
-    Daemon, STAYS_DIRTY, must, names_in, pseudo_random, scratch, serve_command, sha256_of, sparse,
-    text, ubcache,
+    Daemon, STAYS_DIRTY, must, names_in, pseudo_random, scratch, serve_command, sha256_of, text,
+    ubcache,
 };
 
 const MIB: usize = 1 << 20;

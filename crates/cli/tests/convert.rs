@@ -83,7 +83,13 @@ impl World {
     }
 
     fn serve(&self, cache: &Path, options: &[&str]) -> Daemon {
-        Daemon::start("pool", self.directory.path(), cache, &[self.disk.clone()], options)
+        Daemon::start(
+            "pool",
+            self.directory.path(),
+            cache,
+            std::slice::from_ref(&self.disk),
+            options,
+        )
     }
 
     /// The data is at this byte of the disk, and nothing is left of the move.
@@ -109,7 +115,7 @@ impl World {
         }
     }
 
-    /// What a command says that has to end with this code.
+    /// Errors of a command that has to end with this code.
     fn said(&self, command: &mut Command, code: i32) -> String {
         String::from_utf8_lossy(&run(command, code).stderr).into_owned()
     }

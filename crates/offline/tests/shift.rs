@@ -63,7 +63,7 @@ impl Case {
                     Resumed::Done => {}
                     Resumed::DoneBefore => return false,
                     Resumed::NotBegun => {
-                        // As an empty file would be.
+                        // An empty work file.
                         let zeroes = vec![0; 8192];
                         let zeroes = ubcache_env::Buf::from_bytes(&zeroes).into();
                         let volatile = ubcache_env::Durability::Volatile;

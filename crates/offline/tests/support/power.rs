@@ -1,5 +1,5 @@
-//! Devices in memory that lose their power together: what a crash leaves of each is durable data, and
-//! of everything else any sector or none.
+//! Devices in memory that lose their power together: what a crash leaves of each is durable data,
+//! and of everything else any sector or none.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
