@@ -363,7 +363,7 @@ impl<E: Env, S: Store> Device for ObjectDisk<E, S> {
     }
 
     fn shape(&self) -> DeviceShape {
-        let optimal_bytes = self.0.shape.object_bytes as u32;
+        let optimal_bytes = self.0.shape().object_bytes as u32;
         DeviceShape { optimal_bytes, distance: Distance::Remote }
     }
 

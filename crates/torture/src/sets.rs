@@ -269,7 +269,7 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
         replaced: Default::default(),
         kept: Default::default(),
         kept_aside: Default::default(),
-        backing: vec![backing.clone()],
+        backing: vec![backing.clone()].into(),
         servers: Default::default(),
         word: Default::default(),
     };

@@ -50,7 +50,7 @@ pub fn has_superblock(target: &Target) -> bool {
 /// A superblock in a header.
 pub(crate) fn parse_bytes(path: &Path, bytes: &[u8]) -> Result<Superblock, Failure> {
     if let Some(record) = MoveRecord::parse(bytes) {
-        return Err(moved(path, &record));
+        return Err(of_a_move(path, &record));
     }
     Superblock::parse(bytes).map_err(|error| damaged(path, &error))
 }
@@ -108,7 +108,7 @@ pub(crate) fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
     };
     let record = target.read_superblock_bytes().ok();
     if let Some(record) = record.and_then(|bytes| MoveRecord::parse(&bytes)) {
-        return moved(&target.path, &record);
+        return of_a_move(&target.path, &record);
     }
     let failure = Failure::refused(&target.path, "not a bcache device").found(found);
     match expected {
@@ -129,7 +129,7 @@ pub(crate) fn not_bcache(target: &Target, expected: ExpectedKind) -> Failure {
 }
 
 /// The failure for a disk that a volume is moved to, or was moved from.
-fn moved(path: &Path, record: &MoveRecord) -> Failure {
+fn of_a_move(path: &Path, record: &MoveRecord) -> Failure {
     let MoveRecord { role, uuid, other, .. } = record;
     match role {
         MoveRole::Left => Failure::refused(path, "its volume was moved to another disk")

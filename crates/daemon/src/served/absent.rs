@@ -66,7 +66,7 @@ pub fn forget_disk_of(cache: &Path, disk: &str, discard_dirty: bool) -> Result<S
             serve: format!("ubcache serve -C {cache} -B DISK"),
             forget: format!("ubcache forget-disk -C {cache}"),
         };
-        let forgotten = forget(&set, disk, discard_dirty, &words).await;
+        let forgotten = Box::pin(forget(&set, disk, discard_dirty, &words)).await;
         let stopped = Box::pin(set.stop()).await.map_err(|error| engine_failure(path, &error));
         let said = forgotten.map_err(|why| Failure::refused(path, why))?;
         stopped.map(|()| said)
