@@ -226,11 +226,26 @@ fn make_work(work: &Path, bytes: u64) -> Result<(), Failure> {
         remove_header(work)?;
     }
     match create_file(work, bytes, false)? {
-        true => Ok(()),
+        true => sync_name(work),
         false => Err(Failure::refused(work, "there is something of that name")
             .expected("no file, for a new work file")
             .advice("name another one: --work PATH")),
     }
+}
+
+/// Makes the name of a new file durable, and that of its directory: without the work file, a disk
+/// in the middle of its move is lost.
+fn sync_name(work: &Path) -> Result<(), Failure> {
+    let work = std::path::absolute(work).unwrap_or_else(|_| work.to_owned());
+    for directory in work.ancestors().skip(1).take(2) {
+        let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| {
+            let what = format_args!("can't make the name of {} durable: {error}", work.display());
+            Failure::could_not_run(directory, what)
+                .advice("name a work file in another directory: --work PATH")
+        })?;
+    }
+    Ok(())
 }
 
 fn failure(error: &MoveError, disk: &Path, work: &Path) -> Failure {
