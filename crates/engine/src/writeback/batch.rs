@@ -7,6 +7,7 @@ use ubcache_env::{
 };
 use ubcache_format::SECTOR_BYTES;
 
+use super::outcome::Cleaned;
 use crate::alloc::bucket_pins::Pin;
 use crate::coherence::WriteEnd;
 use crate::coherence::in_flight_table::Ticket;
@@ -36,27 +37,6 @@ pub(crate) enum Below {
     Written,
     /// The range is zeroed and discarded, and the keys go (D1).
     Discarded,
-}
-
-/// Outcome of a batch.
-#[derive(Copy, Clone, Default, Debug)]
-pub(crate) struct Cleaned {
-    pub sectors: u64,
-    /// Runs that stay dirty: something failed.
-    pub failed: u64,
-    /// A range over which a backing write or another writeback is in flight.
-    pub busy: Option<SectorRange>,
-}
-
-impl Cleaned {
-    /// The outcome of two batches.
-    pub fn with(self, other: Cleaned) -> Cleaned {
-        Cleaned {
-            sectors: self.sectors + other.sectors,
-            failed: self.failed + other.failed,
-            busy: other.busy.or(self.busy),
-        }
-    }
 }
 
 impl<E: Env> CachedVolume<E> {

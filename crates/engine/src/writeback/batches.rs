@@ -5,35 +5,18 @@
 //! round trip for each, so several batches are under way there. Each keeps B1 to B5 for itself, and
 //! no two of them are over one sector (T4).
 
-use std::cell::Cell;
 use std::rc::Rc;
 
-use ubcache_env::local::Notify;
 use ubcache_env::{Distance, Env, Priority};
 use ubcache_format::SECTOR_BYTES;
 
-use super::batch::{Below, Cleaned};
+use super::batch::Below;
+use super::outcome::Cleaned;
 use crate::index::extent::Extent;
 use crate::volume::CachedVolume;
 
 /// Batches of a volume at a time, over a remote device.
 const REMOTE_BATCHES: usize = 4;
-
-/// The batches of a volume that are under way, and what became of those that have ended.
-#[derive(Default)]
-pub(crate) struct Batches {
-    running: Cell<usize>,
-    outcome: Cell<Cleaned>,
-    ended: Notify,
-}
-
-impl Batches {
-    fn ends(&self, cleaned: Cleaned) {
-        self.outcome.set(self.outcome.get().with(cleaned));
-        self.running.set(self.running.get() - 1);
-        self.ended.notify_all();
-    }
-}
 
 impl<E: Env> CachedVolume<E> {
     /// Writes a batch back, or begins to where others may be under way beside it. Returns what has

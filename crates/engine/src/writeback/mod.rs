@@ -6,15 +6,16 @@
 //! | [`idle`] | detection of an idle set |
 //! | [`limiter`] | sleeps that keep a rate |
 //! | [`batch`] | one batch: rules B1–B5 |
+//! | [`outcome`] | what became of batches |
 //! | [`batches`] | several at a time, where the backing device is far |
 //! | [`task`] | when and what: scanning, pacing, marking the volume clean |
 
 use std::cell::{Cell, RefCell};
 
-use batches::Batches;
 use controller::{RateController, RateDebug};
 use idle::IdleCounter;
 use limiter::RateLimiter;
+use outcome::Batches;
 use ubcache_env::Nanos;
 use ubcache_env::local::{Notified, Notify};
 
@@ -25,6 +26,7 @@ mod batches;
 pub mod controller;
 mod idle;
 pub(crate) mod limiter;
+mod outcome;
 pub(crate) mod task;
 
 /// Pace of a volume's writeback, a place to wake its task, and one to wait for it.

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos};
 
-use super::batch::Cleaned;
 use super::controller::{ControllerInput, RATE_IDLE, target};
+use super::outcome::Cleaned;
 use crate::index::scan::DirtyScan;
 use crate::stats::WritebackActivity;
 use crate::volume::{Attached, CachedVolume};
