@@ -98,7 +98,7 @@ pub use stats::{
     DeviceCounters, DeviceLatencies, FlashStatus, SetStatus, StopStep, VolumeCounters, VolumeState,
     VolumeStatus, WritebackActivity,
 };
-pub use tuning::{EXTENT_MEMORY_BYTES, Generations, Tuning};
+pub use tuning::{EXTENT_MEMORY_BYTES, Generations, ReadAheadTuning, Tuning};
 pub use volume::CachedVolume;
 pub use volume::remembered::Remembered;
 pub use volume::replaceable::{Exchange, ServedVolume};

@@ -19,6 +19,15 @@ pub const MARKS: &[(&str, &str)] = &[
     ("fill_without_room", "a miss is not cached: no bucket"),
     ("clean_read_retried", "clean data that can't be read comes from the backing device (R4)"),
     ("dirty_read_failed", "dirty data can't be read; the client is told (R4)"),
+    ("reads_ahead", "a part of the backing device is read before a stream asks for it (R6)"),
+    ("waits_for_read_ahead", "a read waits for what is being read ahead"),
+    ("read_ahead_used", "a read got what was read ahead"),
+    (
+        "read_ahead_for_nothing",
+        "what was read ahead was doomed, or given up, before it was used (R6)",
+    ),
+    ("read_ahead_unused", "nobody came for what was read ahead"),
+    ("fills_around_a_miss", "what surrounds a miss is cached too (`readahead`)"),
     ("prefetched", "a client asked for a range to be cached, and a part of it was missing"),
     ("split_at_dirty", "a long write is split, so that only a part goes to the cache (W2)"),
     ("bypass_over_dirty", "a bypass write over dirty data becomes a writeback write (W2)"),
@@ -263,6 +272,8 @@ pub const MARKS: &[(&str, &str)] = &[
 
 /// Marks that the simulator need not reach, and why.
 pub const UNREACHED: &[(&str, &str)] = &[
+    ("fill_without_surroundings", "the surroundings of as many misses as may be are being read"),
+    ("read_ahead_short_of_memory", "fills hold half of their memory: nothing is read ahead"),
     ("journal_stuck", "no room for an entry in the ring: its reserve should make it impossible"),
     ("ghosts_laid", "thousands of ghosts: plans are too small"),
     ("pointers_outrun", "sets of early ubcache only: in crates/torture/tests/old_pointers.rs"),

@@ -57,6 +57,8 @@ rules! {
         "a read of dirty data that the cache can't return fails";
     R5LooksUpAgain, ["R5"],
         "a read that was at the backing device when a discard put zeroes there looks up again";
+    R6DoomedUnread, ["R6", "T2", "T3"],
+        "what was read ahead is not used where a write came over it";
     // Publishing clean copies.
     C1UnflushedUnpublished, ["C1"],
         "a copy of a range that is un-flushed gets no record";

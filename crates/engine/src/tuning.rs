@@ -1,5 +1,7 @@
 //! Limits and sizes that are not on the device.
 
+use ubcache_env::Nanos;
+
 /// Memory that an extent of the index takes, in bytes, with its share of what surrounds it.
 pub const EXTENT_MEMORY_BYTES: u64 = 24;
 /// A node of a B-tree is half full at worst, nearly.
@@ -22,6 +24,36 @@ pub struct Generations {
 impl Default for Generations {
     fn default() -> Generations {
         Generations { step: 1, rewrite_age: 10, age_max: 80 }
+    }
+}
+
+/// Read-ahead of streams, where the backing device is remote.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct ReadAheadTuning {
+    /// Sectors that a stream has to have before it is read ahead of.
+    pub start_sectors: u64,
+    /// Sectors of a piece, at first; a power of two.
+    pub piece_sectors_min: u64,
+    /// The same at most. More where the device is better at larger requests.
+    pub piece_sectors_max: u64,
+    /// Sectors that are read ahead of a stream at most.
+    pub window_sectors_max: u64,
+    /// Time of a request from which on the device is far enough away.
+    pub latency_min: Nanos,
+    /// Time after which what nobody came for is given up.
+    pub unused_after: Nanos,
+}
+
+impl Default for ReadAheadTuning {
+    fn default() -> ReadAheadTuning {
+        ReadAheadTuning {
+            start_sectors: 512,
+            piece_sectors_min: 256,
+            piece_sectors_max: 2048,
+            window_sectors_max: 65_536,
+            latency_min: Nanos::from_micros(500),
+            unused_after: Nanos::from_secs(5),
+        }
     }
 }
 
@@ -49,6 +81,8 @@ pub struct Tuning {
     pub slice_steps: usize,
     /// Sectors of dirty data that a batch of writeback has at most.
     pub batch_sectors_max: u64,
+    /// Read-ahead of streams.
+    pub read_ahead: ReadAheadTuning,
     /// A write past the cache that has more sectors than this is split where a part of it is dirty
     /// (W2).
     pub split_above: u64,
@@ -68,6 +102,7 @@ impl Default for Tuning {
             generations: Generations::default(),
             slice_steps: 16384,
             batch_sectors_max: 16384,
+            read_ahead: ReadAheadTuning::default(),
             split_above: 2048,
             move_sectors: 2048,
         }

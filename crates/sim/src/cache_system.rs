@@ -6,7 +6,8 @@ use std::rc::Rc;
 use ubcache_engine::inspect::CopyState;
 use ubcache_engine::{
     AttachOptions, CacheSet, CacheUse, CachedVolume, Choice, EngineError, Exported, FlashVolume,
-    Generations, Held, MoveEnd, MoveNames, NotMoved, ServedVolume, SetOptions, Tuning,
+    Generations, Held, MoveEnd, MoveNames, NotMoved, ReadAheadTuning, ServedVolume, SetOptions,
+    Tuning,
 };
 use ubcache_env::{Buf, Env, KeptMemory, Nanos, Sector, SectorRange};
 use ubcache_format::{
@@ -174,6 +175,15 @@ fn options(setup: &Setup) -> SetOptions {
                 standard.split_above
             },
             // Several batches, in volumes that are small.
+            // Small, so that short streams are read ahead of.
+            read_ahead: ReadAheadTuning {
+                start_sectors: 4,
+                piece_sectors_min: 8,
+                piece_sectors_max: 32,
+                window_sectors_max: 256,
+                latency_min: Nanos(0),
+                unused_after: Nanos::from_millis(500),
+            },
             batch_sectors_max: if mix(!setup.plan.seed).is_multiple_of(2) {
                 32
             } else {

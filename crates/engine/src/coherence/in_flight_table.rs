@@ -59,6 +59,13 @@ impl Ticket {
         self.shared.table.borrow_mut().backing_write_starts(self.place());
     }
 
+    /// Returns true if any of the range was doomed so far.
+    pub fn is_doomed_over(&self, range: SectorRange) -> bool {
+        let mut table = self.shared.table.borrow_mut();
+        let doomed = table.entry(self.place()).doomed.as_ref();
+        doomed.is_some_and(|doomed| doomed.overlaps(range))
+    }
+
     /// The entry leaves. Says which parts were doomed.
     pub fn leave(mut self) -> IntervalSet {
         let place = self.place.take().expect("a ticket that has left is gone");

@@ -89,6 +89,8 @@ mutants! {
     EarlyZeroesSeen, "early-zeroes-seen", [R5LooksUpAgain],
         "a read that was at the backing device when a discard zeroed it below dirty data returns \
          what it saw";
+    DoomedReadAheadUsed, "doomed-read-ahead-used", [R6DoomedUnread],
+        "what was read ahead is used although a write came over it";
     DiscardShowsOlderData, "discard-shows-older-data", [D1ZeroesFirst],
         "dirty data is dropped after a discard alone, which the device may ignore: what lies below \
          shows";

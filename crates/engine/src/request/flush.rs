@@ -83,6 +83,7 @@ impl<E: Env> CachedVolume<E> {
     pub(crate) fn backing_flush_failed(&self, error: &IoError) {
         self.context.env.mark("backing_flush_failed");
         self.note_backing_error(error);
+        self.drop_read_ahead();
         let untracked = !self.lifecycle.uses_cache();
         self.coherence.flush_failed(untracked.then(|| Sector(self.backing.limits().sectors)));
     }

@@ -181,6 +181,13 @@ pub const OF_VOLUMES: &[Attribute] = &[
         "longer sequential runs go past the cache; 0: never",
     ),
     setting(
+        "readahead",
+        Size(0, 4 << 20),
+        Unit::Bytes,
+        UntilRestart,
+        "a miss is cached with the rest of the part of this size that it is in; 0: alone",
+    ),
+    setting(
         "readahead_cache_policy",
         Choice(&["all", "meta-only"]),
         Unit::None,

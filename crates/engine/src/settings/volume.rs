@@ -47,6 +47,8 @@ pub struct VolumeSettings {
     pub label: String,
     /// In bytes; 0: off.
     pub sequential_cutoff: u64,
+    /// In bytes; 0: off.
+    pub readahead: u64,
     pub readahead_cache_policy: ReadaheadPolicy,
     pub writeback_running: bool,
     /// Share of the cache; 0: writeback does not hold back.
@@ -78,6 +80,7 @@ impl Default for VolumeSettings {
             cache_mode: CacheMode::Writethrough,
             label: String::new(),
             sequential_cutoff: 4 << 20,
+            readahead: 0,
             readahead_cache_policy: ReadaheadPolicy::All,
             writeback_running: true,
             writeback_percent: 10,
@@ -121,6 +124,7 @@ impl VolumeSettings {
             "cache_mode" => self.cache_mode = given.choice(CACHE_MODES)?,
             "label" => self.label = given.text()?,
             "sequential_cutoff" => self.sequential_cutoff = given.size()?,
+            "readahead" => self.readahead = given.size()?,
             "readahead_cache_policy" => {
                 self.readahead_cache_policy = given.choice(READAHEAD_POLICIES)?
             }
@@ -166,6 +170,7 @@ impl VolumeSettings {
         Some(match name {
             "cache_mode" => bracketed(CACHE_MODES, self.cache_mode),
             "sequential_cutoff" => human_unsigned(self.sequential_cutoff),
+            "readahead" => human_unsigned(self.readahead),
             "scrub_rate" => human_unsigned(self.scrub_rate),
             "readahead_cache_policy" => bracketed(READAHEAD_POLICIES, self.readahead_cache_policy),
             "stop_when_cache_set_failed" => {
@@ -187,6 +192,7 @@ impl VolumeSettings {
                 return Some(word(STOP_POLICIES, self.stop_when_cache_set_failed));
             }
             "sequential_cutoff" => self.sequential_cutoff,
+            "readahead" => self.readahead,
             "writeback_running" => self.writeback_running.into(),
             "writeback_percent" => self.writeback_percent,
             "writeback_delay" => self.writeback_delay,

@@ -64,6 +64,7 @@ impl<E: Env> CachedVolume<E> {
         }
         let pause = Pause { volume: self };
         self.requests.end().await;
+        self.drop_read_ahead();
         self.coherence.inflight.becomes_empty().await;
         pause
     }
@@ -80,6 +81,7 @@ impl<E: Env> CachedVolume<E> {
         self.requests.resumed.notify_all();
         self.wake_background();
         self.requests.end().await;
+        self.drop_read_ahead();
         self.coherence.inflight.becomes_empty().await;
         self.join_tasks().await;
         let flushed = if self.lifecycle.uses_cache() {

@@ -43,6 +43,7 @@ use crate::gc::Gc;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::request::read::fill_queue::FillQueue;
+use crate::request::read::pieces::ReadAhead;
 use crate::scrub::Scrub;
 use crate::settings::VolumeSettings;
 use crate::stats::VolumeCounters;
@@ -106,6 +107,8 @@ pub struct CachedVolume<E: Env> {
     /// Its backing device belongs to another volume by now, or to nobody.
     gave_up_device: Cell<bool>,
     pub(crate) fills: FillQueue,
+    /// None: the backing device is near.
+    pub(crate) ahead: Option<Box<ReadAhead>>,
     /// Knowledge of the disk at the attach (A9).
     witness: RefCell<Witness>,
 
@@ -143,6 +146,7 @@ impl<E: Env> CachedVolume<E> {
         let Core { context, journal, allocator, index, gc, congestion, attached } = core;
         let (fill_bytes, rules) = (context.tuning.fill_bytes_max, context.rules);
         backing.report_faults(context.events.clone(), FaultyDevice::Backing(superblock.uuid));
+        let ahead = ReadAhead::of(backing.shape(), context.tuning.read_ahead).map(Box::new);
         let lifecycle = match superblock.state() {
             BackingState::Clean => Lifecycle::new(false),
             BackingState::Dirty => Lifecycle::new(true),
@@ -177,6 +181,7 @@ impl<E: Env> CachedVolume<E> {
             requests: Requests::default(),
             dirty_writers: DirtyWriters::default(),
             fills: FillQueue::new(fill_bytes),
+            ahead,
             witness: RefCell::default(),
             tasks: RefCell::default(),
             wake_publisher: Notify::default(),
@@ -253,6 +258,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     pub(crate) fn drop_unpublished(&self) {
+        self.drop_read_ahead();
         self.coherence.drop_all_copies();
     }
 
@@ -316,6 +322,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// Its size from now on. No request is under way if it becomes shorter.
     pub(crate) fn set_sectors(&self, sectors: u64) {
+        self.drop_read_ahead();
         self.sectors.set(sectors);
     }
 

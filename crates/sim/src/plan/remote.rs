@@ -2,7 +2,7 @@
 
 use ubcache_env::Nanos;
 
-use super::Plan;
+use super::{Control, ControlAction, Plan};
 use crate::rng::Rng;
 
 /// A volume whose backing device is the export of an NBD server.
@@ -64,6 +64,15 @@ pub(super) fn add_remotes(plan: &mut Plan, rng: &mut Rng, always: bool) {
 pub(super) fn add_distance(plan: &mut Plan, rng: &mut Rng) {
     for volume in plan.volumes.iter_mut().filter(|volume| !volume.flash) {
         volume.distant = rng.chance(1, 3);
+    }
+    if rng.chance(1, 4) {
+        let volume = rng.below(plan.volumes.len() as u64) as u32;
+        if plan.volumes[volume as usize].flash {
+            return;
+        }
+        let value = rng.pick(&["4k", "16k", "64k"]).to_owned();
+        let action = ControlAction::Attribute { volume, name: "readahead".to_owned(), value };
+        plan.controls.insert(0, Control { after_ops: 0, delay: Nanos(0), action });
     }
 }
 

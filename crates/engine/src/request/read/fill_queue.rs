@@ -30,6 +30,8 @@ pub(crate) struct Fill {
 pub(crate) struct FillQueue {
     pub(super) memory: Rc<Semaphore>,
     pub(super) tasks: Cell<usize>,
+    /// Misses whose surroundings are being read.
+    pub(super) around: Cell<usize>,
     pub(super) waiting: RefCell<VecDeque<Fills>>,
 }
 
@@ -37,7 +39,7 @@ impl FillQueue {
     /// No fills; they may hold this much memory.
     pub fn new(bytes_max: u64) -> FillQueue {
         let memory = Rc::new(Semaphore::new(bytes_max));
-        FillQueue { memory, tasks: Cell::new(0), waiting: RefCell::default() }
+        FillQueue { memory, tasks: Cell::new(0), around: Cell::new(0), waiting: RefCell::default() }
     }
 
     pub(super) fn next(&self) -> Option<Fills> {

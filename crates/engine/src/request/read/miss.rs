@@ -63,6 +63,9 @@ impl<E: Env> CachedVolume<E> {
         let failures = self.coherence.failed_flushes();
         let parts = self.look_up_parts(range, !bypass && !self.is_stopping());
         let missed = parts.iter().any(|part| matches!(part, Part::Miss { .. }));
+        if missed {
+            self.read_more(range, bypass);
+        }
         if let Some(place) = place
             && self.parts_are_read_into(&parts, place).await
         {
@@ -105,6 +108,16 @@ impl<E: Env> CachedVolume<E> {
         }
     }
 
+    /// A read missed: more may be read than what it asks for.
+    fn read_more(&self, range: SectorRange, bypass: bool) {
+        if self.ahead.is_some() {
+            self.read_ahead_of(range);
+        }
+        if !bypass {
+            self.fill_around(range);
+        }
+    }
+
     /// R1, one step: looks up, pins the hits, and registers a fill for each miss.
     pub(super) fn look_up_parts(&self, range: SectorRange, fill: bool) -> SmallVec<[Part; 1]> {
         let live = self.index.live_extents(self.inode(), range);
@@ -139,8 +152,8 @@ impl<E: Env> CachedVolume<E> {
                 }
                 next => {
                     let end = next.map_or(rest.end, |extent| extent.range.start.min(rest.end));
-                    let gap = SectorRange::from_bounds(at, end);
-                    at = end;
+                    let gap = self.until_piece_edge(SectorRange::from_bounds(at, end));
+                    at = gap.end;
                     let fill = if fill { self.register_fill(gap) } else { None };
                     parts.push(Part::Miss { range: gap, fill });
                 }
@@ -152,13 +165,19 @@ impl<E: Env> CachedVolume<E> {
     pub(super) async fn read_part(&self, part: Part) -> (Result<Slice, VolumeError>, Option<Fill>) {
         match part {
             Part::Hit(hit) => (self.read_hit(hit, self.context.env.now()).await, None),
-            Part::Miss { range, fill } => match self.read_backing(range).await {
-                Ok(slice) => {
-                    let fill = fill.map(|ticket| Fill { range, data: slice.clone(), ticket });
-                    (Ok(slice), fill)
+            Part::Miss { range, fill } => {
+                let read = match &self.ahead {
+                    None => self.read_backing(range).await,
+                    Some(_) => Box::pin(self.read_missing(range)).await,
+                };
+                match read {
+                    Ok(slice) => {
+                        let fill = fill.map(|ticket| Fill { range, data: slice.clone(), ticket });
+                        (Ok(slice), fill)
+                    }
+                    Err(error) => (Err(error), None),
                 }
-                Err(error) => (Err(error), None),
-            },
+            }
         }
     }
 

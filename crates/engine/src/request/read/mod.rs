@@ -7,6 +7,9 @@
 //! | [`fill`] | what was missed goes to the cache (R3) |
 //! | [`fill_queue`] | the fills that wait, and what they hold |
 //! | [`prefetch`] | filling without reading |
+//! | [`ahead`] | reading ahead of streams (R6) |
+//! | [`pieces`] | what was read ahead |
+//! | [`streams`] | which streams to read ahead of, and how far |
 //! | [`target`] | the memory that a read goes to |
 //! | [`retry`] | reads that have to look elsewhere, or again (R4, R5) |
 
@@ -16,11 +19,14 @@ use crate::alloc::bucket_pins::Pin;
 use crate::index::extent::Extent;
 use crate::volume::CachedVolume;
 
+mod ahead;
 mod fill;
 pub(crate) mod fill_queue;
 mod miss;
+pub(crate) mod pieces;
 mod prefetch;
 mod retry;
+mod streams;
 pub(crate) mod target;
 
 /// Data in the cache, and what keeps it there.
