@@ -4,7 +4,8 @@
 //! where the client is to where the read-ahead is. It doubles when the client has caught up with
 //! the read-ahead, up to twice what the device delivers in the time of one request: more would only
 //! wait in the device's queue, before the requests of others. What nobody comes for makes the
-//! volume *reluctant*: the next streams have to be longer. So read-ahead ends where it does not pay.
+//! volume *reluctant*: the next streams have to be longer. So read-ahead ends where it does not
+//! pay.
 
 use ubcache_env::{Nanos, Sector, SectorRange};
 
@@ -36,7 +37,7 @@ struct Stream {
     used: u64,
 }
 
-/// What to read ahead for a request.
+/// A range to read ahead for a request.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Ahead {
     pub stream: u64,
@@ -152,7 +153,7 @@ impl Streams {
         }
     }
 
-    /// Nobody came for a piece of the stream. Returns true if that is news: others of it may follow.
+    /// Nobody came for a piece of the stream. Returns true if that is news: others may follow.
     pub fn piece_unused(&mut self, number: u64) -> bool {
         let Some(at) = self.streams.iter().position(|stream| stream.number == number) else {
             return false;
