@@ -67,6 +67,16 @@ const SLEEPS: &[(&str, &str, &str)] = &[
         "the system does not say when it has memory again",
     ),
     (
+        "counted_device.rs",
+        "match first(request, self.env.sleep(SUCCESSOR_PATIENCE)).await {",
+        "clients wait no longer than that for the disk that their volume moves to",
+    ),
+    (
+        "set/move_backing.rs",
+        "context.env.sleep(MEMORY_RETRY_INTERVAL).await;",
+        "the system does not say when it has memory again",
+    ),
+    (
         "request/publish.rs",
         "self.context.env.sleep(PAUSE_AFTER_ERROR),",
         "after an error: the backing device needs a moment, or an operator",

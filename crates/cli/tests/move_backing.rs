@@ -16,8 +16,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use support::{
-    Daemon, Guard, NO_BYPASS, each_io, have, make_set, must, pseudo_random, sparse, text, tool,
-    ubcache,
+    Daemon, Guard, NO_BYPASS, each_io, have, kills, make_set, must, pseudo_random, sparse, text,
+    tool, ubcache,
 };
 use ubcache_cli::nbd_client::Client;
 
@@ -212,8 +212,7 @@ fn a_volume_moves_to_another_file_under_load() {
             assert!(why.contains(text(&new)), "{why}");
             std::fs::remove_file(&disks[0]).expect("the old disk may go");
 
-            let named = PathBuf::from(format!("disk0.img={}", text(&new)));
-            let daemon = Daemon::start(io, directory, &cache, &[named], &options(mode));
+            let daemon = Daemon::start(io, directory, &cache, &named(&new), &options(mode));
             let mut client = daemon.client("disk0.img");
             content.compare(|at, data| client.read(at, data).expect("a read"));
             must(ubcache().args(["drain", "--wait", "--control"]).arg(&daemon.control));
@@ -239,49 +238,69 @@ fn memory_server(directory: &Path, rate: &str) -> (Guard, PathBuf) {
     (guard, format!("nbd+unix:///?socket={}", socket.display()).into())
 }
 
+fn named(disk: &Path) -> Vec<PathBuf> {
+    vec![format!("disk0.img={}", text(disk)).into()]
+}
+
 #[test]
-fn a_killed_move_begins_again_and_a_volume_moves_to_a_server() {
-    const TEST: &str = "a_killed_move_begins_again_and_a_volume_moves_to_a_server";
+fn a_move_that_is_killed_leaves_one_disk_and_begins_again() {
+    each_io("a_move_that_is_killed_leaves_one_disk_and_begins_again", |io, directory| {
+        let (cache, disks) = make_set(directory, &[DISK / MIB], &[]);
+        let (mut old, mut new) = (disks[0].clone(), new_disk(directory, "new.img", DISK));
+        let mut content = Content::on(&old);
+        for seed in 2..2 + kills(5) {
+            let daemon = Daemon::start(io, directory, &cache, &named(&old), &options("writeback"));
+            let load = Load::start(&daemon, content, seed);
+            let said = moved(&daemon, &new, &["--no-wait"]);
+            assert!(said.contains("moves to"), "{said}");
+            std::thread::sleep(Duration::from_millis(seed * 13 % 60));
+            daemon.kill();
+            content = load.died();
+            let started =
+                Daemon::try_start(io, directory, &cache, &named(&old), &options("writeback"));
+            let daemon = started.unwrap_or_else(|(_, why)| {
+                // It had moved already.
+                assert!(why.contains("moved to another disk") || why.contains("older"), "{why}");
+                std::mem::swap(&mut old, &mut new);
+                Daemon::start(io, directory, &cache, &named(&old), &options("writeback"))
+            });
+            let mut client = daemon.client("disk0.img");
+            content.compare(|at, data| client.read(at, data).expect("a read"));
+            daemon.kill();
+        }
+        let daemon = Daemon::start(io, directory, &cache, &named(&old), &options("writeback"));
+        let load = Load::start(&daemon, content, 99);
+        moved(&daemon, &new, &[]);
+        assert!(moved(&daemon, &new, &[]).contains("already"));
+        load.goes_on();
+        let content = load.end();
+        std::fs::remove_file(&old).expect("the old disk may go");
+        let mut client = daemon.client("disk0.img");
+        content.compare(|at, data| client.read(at, data).expect("a read"));
+        daemon.stop();
+    });
+}
+
+#[test]
+fn a_volume_moves_to_a_server_under_load() {
+    const TEST: &str = "a_volume_moves_to_a_server_under_load";
     if !have(TEST, &["nbdkit"]) {
         return;
     }
     each_io(TEST, |io, directory| {
         let (cache, disks) = make_set(directory, &[DISK / MIB], &[]);
-        let (slow_server, slow) = memory_server(directory, "30M");
-        let mut content = Content::on(&disks[0]);
-        for (seed, new) in [(2, &slow), (3, &slow)] {
-            let daemon = Daemon::start(io, directory, &cache, &disks, &options("writeback"));
-            let load = Load::start(&daemon, content, seed);
-            let said = moved(&daemon, new, &["--no-wait"]);
-            assert!(said.contains("moves to"), "{said}");
-            let part = loop {
-                let moving = daemon.status()["sets"][0]["volumes"][0]["moving"].clone();
-                assert_eq!(moving["to"], text(new), "{moving}");
-                if moving["copied_bytes"].as_u64() > Some(0) {
-                    break moving;
-                }
-            };
-            assert!(part["left_bytes"].as_u64() > Some(0), "{part}");
-            daemon.kill();
-            content = load.died();
-        }
+        let (_server, new) = memory_server(directory, "8G");
+        let content = Content::on(&disks[0]);
         let daemon = Daemon::start(io, directory, &cache, &disks, &options("writeback"));
-        let mut client = daemon.client("disk0.img");
-        content.compare(|at, data| client.read(at, data).expect("a read"));
-        drop(slow_server);
-        let (_server, fast) = memory_server(directory, "8G");
-        let load = Load::start(&daemon, content, 4);
-        moved(&daemon, &fast, &[]);
+        let load = Load::start(&daemon, content, 2);
+        moved(&daemon, &new, &[]);
         load.goes_on();
-        assert_eq!(path_of(&daemon), text(&fast));
+        assert_eq!(path_of(&daemon), text(&new));
         let content = load.end();
         must(ubcache().args(["drain", "--wait", "--control"]).arg(&daemon.control));
-        content.compare(|at, data| client.read(at, data).expect("a read"));
-        drop(client);
         daemon.stop();
         std::fs::remove_file(&disks[0]).expect("the old disk may go");
-        let named = PathBuf::from(format!("disk0.img={}", text(&fast)));
-        let daemon = Daemon::start(io, directory, &cache, &[named], &options("writeback"));
+        let daemon = Daemon::start(io, directory, &cache, &named(&new), &options("writeback"));
         let mut client = daemon.client("disk0.img");
         content.compare(|at, data| client.read(at, data).expect("a read"));
         daemon.stop();
@@ -295,8 +314,8 @@ fn a_disk_that_can_not_take_a_volume_is_refused() {
         let daemon = Daemon::start(io, directory, &cache, &disks, &options("writeback"));
         let said = refused(&daemon, &new_disk(directory, "small.img", DISK - 4096), &[]);
         assert!(said.contains("too small") && said.contains(&format!("{DISK} bytes")), "{said}");
-        let said = refused(&daemon, &disks[0], &[]);
-        assert!(said.contains("a device of this set"), "{said}");
+        let said = moved(&daemon, &disks[0], &[]);
+        assert!(said.contains("already"), "{said}");
         let said = refused(&daemon, &cache, &[]);
         assert!(said.contains("a device of this set"), "{said}");
         let said = refused(&daemon, &directory.join("nothing.img"), &[]);

@@ -318,7 +318,7 @@ impl<E: Env> CountedDevice<E> {
             Ok(()) => {}
             Err(IoError::NotSupported) => mirror.may_differ(range),
             Err(error) => {
-                self.env.mark("move_ended_by_new_device");
+                self.env.mark("move_ended_by_device");
                 mirror.end(MoveEnd::NewFails { what: "writing", error });
             }
         }

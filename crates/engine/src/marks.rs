@@ -242,7 +242,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("volume_grown", "a volume gets the size of a disk that has become longer, while it is served"),
     ("volume_shortened", "the same of a disk that has become shorter (A6)"),
     ("volume_moved", "a volume goes on with another backing device (A11)"),
-    ("move_ended_by_new_device", "a move ends because the new device fails a write (A11)"),
+    ("move_ended_by_device", "a move ends because a device fails (A11)"),
     ("move_went_back", "a volume that was about to move goes on with its old device (A11)"),
     ("cache_grown", "the superblock counts the buckets of a cache that has become larger (A10)"),
     ("detached", "a volume is detached from its set"),

@@ -29,6 +29,7 @@
 //! | [`plan`] | what happens in a run, as data: drawn, printed, parsed |
 //! | [`system`] | [`System`]: what the runner drives |
 //! | [`runner`] | [`run_plan`]: one run from start to verdict |
+//! | [`backings`] | backing devices, one of which may move to another disk |
 //! | [`bypass_race`] | the race of a bypass write with a read, in three chapters |
 //! | [`shrink`] | cuts a failing plan down |
 //! | [`fake_systems`] | small systems, right and wrong, that show that the oracle bites |

@@ -117,10 +117,9 @@ impl<W: World> Daemon<W> {
             );
         }
         if self.is_moving() {
-            return Err(
-                "a volume is being moved to another disk: wait for the end, or end that with                  ubcache move EXPORT --cancel"
-                    .to_owned(),
-            );
+            return Err("a volume is being moved to another disk: wait for that, or end it with \
+                 ubcache move EXPORT --cancel"
+                .to_owned());
         }
         if self.membership.is_locked() {
             return Err("volumes or caches are being changed; wait for that".to_owned());

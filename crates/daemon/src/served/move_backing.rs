@@ -31,7 +31,7 @@ struct Look {
 
 impl<W: World> Daemon<W> {
     /// Moves a volume to another disk; returns words about it, when it has moved or at once. The
-    /// move goes on without whoever asked for it. With `force` what the new disk has is overwritten.
+    /// move goes on without whoever asked for it. `force`: what the new disk has is overwritten.
     pub async fn move_backing(
         self: &Rc<Self>,
         volume: &str,
@@ -42,7 +42,11 @@ impl<W: World> Daemon<W> {
             let said = format_args!("{volume} is flash-only: it has no disk").to_string();
             return Err(Refusal::new(Kind::Conflict, said));
         }
-        let volume = &self.only(Some(volume))?.name;
+        let served = self.only(Some(volume))?;
+        let volume = &served.name;
+        if served.path == to {
+            return Ok(format!("{volume}: is on {} already", to.display()));
+        }
         let moving = match self.move_of(volume) {
             Some(moving) if moving.to == to => moving,
             Some(moving) => {

@@ -327,7 +327,10 @@ impl<E: Env> BackingMove<E> {
             turn.comes().await;
             match self.copy_part(range, memory).await {
                 Ok(()) => self.mirror.copied(range),
-                Err(end) => self.mirror.end(end),
+                Err(end) => {
+                    context.env.mark("move_ended_by_device");
+                    self.mirror.end(end);
+                }
             }
             drop(turn);
             let unflushed = self.unflushed.get() + range.bytes();

@@ -4,6 +4,7 @@ use ubcache_env::Nanos;
 
 use super::draw::DrawOptions;
 use super::{AfterStart, Control, ControlAction, DiskFaults, Plan, Zone};
+use crate::disk::Rates;
 use crate::rng::Rng;
 
 /// Name of the command that moves a volume.
@@ -14,11 +15,14 @@ const SHARE: (u64, u64) = (1, 5);
 impl Plan {
     /// The volume that moves.
     pub fn moves(&self) -> Option<usize> {
-        self.controls.iter().find_map(|control| match &control.action {
-            ControlAction::Attribute { volume, name, .. } if name == MOVE => Some(*volume as usize),
-            _ => None,
-        })
+        let found = self.controls.iter().find(|control| is_move(&control.action));
+        found.and_then(|control| control.action.volume()).map(|volume| volume as usize)
     }
+}
+
+/// Returns true for the command that moves a volume.
+pub(in crate::plan) fn is_move(action: &ControlAction) -> bool {
+    matches!(action, ControlAction::Attribute { name, .. } if name == MOVE)
 }
 
 /// Moves a volume of some plans; the power fails about then in half of them.
@@ -54,8 +58,11 @@ pub(super) fn add_moves(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
             actions.into_iter().map(|(delay, action)| Control { after_ops, delay, action });
         plan.controls.splice(at..at, controls.collect::<Vec<_>>());
     }
-    if let Some(like) = plan.faults.first().filter(|_| rng.chance(1, 2)) {
-        let (rates, disk) = (like.rates, plan.volumes.len() + 1);
+    // The other disk is behind those of the volumes.
+    if !plan.faults.is_empty() && rng.chance(1, 2) {
+        let (write, flush) = (rng.pick(&[0, 20_000, 200_000]), rng.pick(&[0, 200_000]));
+        let rates = Rates { write, flush, ..Rates::default() };
+        let disk = plan.volumes.len() + 1;
         plan.faults.push(DiskFaults { disk, zone: Zone::All, rates, budget: 2 });
     }
 }

@@ -12,6 +12,7 @@ use super::words::{Parsed, Words};
 use super::{HEAD, POLICIES, PlanError};
 use crate::disk::FlushLoss;
 use crate::executor::Policy;
+use crate::plan::moves::is_move;
 use crate::plan::{
     CacheShape, ClientOp, Control, DiskFaults, Frontend, Hammer, Hand, LossyDisk, Pace, Plan,
     Remote, Scarcity, Sums, VolumeShape,
@@ -160,7 +161,10 @@ impl FromStr for Plan {
             .chain(hands.iter().map(|it| it.disk))
             .chain(lossy.iter().map(|it| it.disk))
             .chain(remotes.iter().map(|it| it.volume + 1));
-        if let Some(disk) = disks.find(|disk| *disk > volumes.len()) {
+        // A volume that moves has another disk, behind the others.
+        let moves = controls.iter().any(|control| is_move(&control.action));
+        let disks_max = volumes.len() + usize::from(moves);
+        if let Some(disk) = disks.find(|disk| *disk > disks_max) {
             return Err(wrong(text.lines().count(), "", format!("there is no disk {disk}")));
         }
         let mut named = controls.iter().filter_map(|control| control.action.volume());
