@@ -23,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ubcache-env",
             "ubcache-engine",
             "ubcache-nbd",
+            "ubcache-objects",
             "ubcache-ublk",
             "ubcache-vhost",
             "ubcache-offline",

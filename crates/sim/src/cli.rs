@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use ubcache_nbd::client::ClientRules;
+use ubcache_objects::StoreRules;
 use ubcache_sim::plan::draw::DrawOptions;
 
 /// Version, marked if this build can break rules of the engine.
@@ -79,6 +80,14 @@ pub struct Cli {
     /// of them
     #[arg(long)]
     pub remotes: bool,
+    /// Put backing devices on an object store in every plan that can have it; with --no-faults most
+    /// of them
+    #[arg(long)]
+    pub stored: bool,
+    /// Break one rule of volumes on object stores: names-without-epoch (L4), unconditional-root
+    /// (L4), flush-without-root (L5)
+    #[arg(long, value_name = "NAME", value_parser = parse_store_rules)]
+    pub store_mutant: Option<StoreRules>,
     /// Break one rule of the client of remote disks: no-fence (L1), no-replay (L2)
     #[arg(long, value_name = "NAME", value_parser = parse_client_rules)]
     pub client_mutant: Option<ClientRules>,
@@ -127,6 +136,7 @@ impl Cli {
             faults: !self.no_faults,
             crashes: !self.no_crashes,
             remotes: self.remotes,
+            stored: self.stored,
         }
     }
 
@@ -151,12 +161,23 @@ impl Cli {
             (self.no_faults, " --no-faults"),
             (self.no_crashes, " --no-crashes"),
             (self.remotes, " --remotes"),
+            (self.stored, " --stored"),
         ] {
             if on {
                 line += flag;
             }
         }
         line
+    }
+}
+
+fn parse_store_rules(text: &str) -> Result<StoreRules, String> {
+    let none = StoreRules::default();
+    match text {
+        "names-without-epoch" => Ok(StoreRules { names_without_epoch: true, ..none }),
+        "unconditional-root" => Ok(StoreRules { unconditional_root: true, ..none }),
+        "flush-without-root" => Ok(StoreRules { flush_without_root: true, ..none }),
+        other => Err(format!("no rule of object volumes is called \"{other}\"")),
     }
 }
 

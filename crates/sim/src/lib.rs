@@ -36,6 +36,8 @@
 //! | [`cache_system`] | the real engine as a [`System`] |
 //! | [`marks`] | extremes of load and shape that seeds have to reach |
 //! | [`remote`] | a backing device behind an NBD server that cuts, hangs and dies |
+//! | [`stored`] | a backing device on an object store that is late, and has old writers |
+//! | [`far`] | either of them |
 //! | [`memory_invariants`] | invariants of what a running volume has in memory |
 //! | [`driver`] | a run of the Linux driver between two of the engine |
 //! | [`inspect`] | the offline check over the disks of a run |
@@ -52,6 +54,7 @@ pub mod disk;
 pub mod driver;
 pub mod executor;
 pub mod fake_systems;
+pub mod far;
 #[cfg(feature = "mutants")]
 pub mod find_mutants;
 pub mod front;
@@ -65,6 +68,7 @@ pub mod remote;
 pub mod rng;
 pub mod runner;
 pub mod shrink;
+pub mod stored;
 pub mod stream;
 pub mod system;
 

@@ -96,7 +96,12 @@ pub fn main(cli: Cli) -> Result<bool, String> {
             let outcome = run_seed(
                 &cli,
                 &plan_of(seed),
-                RunOptions { verbose, rules, client_rules: cli.client_mutant.unwrap_or_default() },
+                RunOptions {
+                    verbose,
+                    rules,
+                    client_rules: cli.client_mutant.unwrap_or_default(),
+                    store_rules: cli.store_mutant.unwrap_or_default(),
+                },
             );
             lock(&current).remove(&seed);
             let mut totals = lock(&totals);

@@ -45,6 +45,7 @@ fn size(plan: &Plan) -> usize {
         + plan.faults.len()
         + plan.lossy.len()
         + plan.remotes.iter().map(|remote| 1 + remote.budget as usize).sum::<usize>()
+        + plan.stored.len()
         + plan.hammers.len()
         + plan.hands.len()
         + usize::from(plan.memory.rate > 0)
@@ -148,6 +149,11 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
                 self.try_plan(plan);
             }
         }
+        for at in (0..self.best.stored.len()).rev() {
+            let mut plan = self.best.clone();
+            plan.stored.remove(at);
+            self.try_plan(plan);
+        }
         if self.best.memory != Scarcity::default() {
             self.try_plan(Plan { memory: Scarcity::default(), ..self.best.clone() });
         }
@@ -225,6 +231,7 @@ impl<F: FnMut(&Plan) -> Outcome> Shrinker<'_, F> {
             plan.hands.retain(|hand| hand.disk <= volumes);
             plan.lossy.retain(|lossy| lossy.disk <= volumes);
             plan.remotes.retain(|remote| remote.volume < volumes);
+            plan.stored.retain(|stored| stored.volume < volumes);
             plan.controls.retain(|control| {
                 control.action.volume().is_none_or(|volume| (volume as usize) < volumes)
                     && control.action.broken_disk().is_none_or(|disk| disk <= volumes)

@@ -11,9 +11,9 @@ use crate::backings::Backings;
 use crate::crash::SimKept;
 use crate::disk::{SimDisk, Snapshot};
 use crate::executor::SimEnv;
+use crate::far::Far;
 use crate::oracle::Violation;
 use crate::plan::{DriverRun, Plan, Remedy};
-use crate::remote::RemoteServer;
 use crate::rng::Rng;
 
 /// The devices of a run and what it is about. Survives crashes.
@@ -30,8 +30,8 @@ pub struct Setup {
     pub replaced: Cell<bool>,
     /// The backing devices, one for each volume.
     pub backing: Backings,
-    /// Servers of backing devices that are reached over the network, by volume.
-    pub servers: BTreeMap<usize, Rc<RemoteServer>>,
+    /// Servers and stores with the backing devices that are reached over the network, by volume.
+    pub servers: BTreeMap<usize, Far>,
     /// Memory that outlives the process, of the first cache device and of the spare one, if the
     /// plan has any.
     pub kept: Option<[Rc<SimKept>; 2]>,

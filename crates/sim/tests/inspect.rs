@@ -67,7 +67,16 @@ fn survivors_hold_every_unflushed_version() {
 #[test]
 fn a_clean_sector_that_differs_is_found() {
     let plan = (0..).map(|seed| {
-        draw(seed, DrawOptions { ops_max: 20, faults: false, crashes: false, remotes: false })
+        draw(
+            seed,
+            DrawOptions {
+                ops_max: 20,
+                faults: false,
+                crashes: false,
+                remotes: false,
+                stored: false,
+            },
+        )
     });
     let plan = plan.take(1000).find(|plan| plan.volumes.len() == 1).expect("a third of them");
     let world = SimWorld::new(WorldConfig::new(plan.seed));

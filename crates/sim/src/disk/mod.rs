@@ -32,6 +32,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use ubcache_env::erased::AnyDevice;
 use ubcache_env::{
     Buf, Device, DeviceLimits, DeviceShape, Distance, Durability, IoError, IoResult, IoVec, Joined,
     Nanos, Place, Sector, SectorRange, Witness,
@@ -43,7 +44,6 @@ pub use lossy::FlushLoss;
 pub use snapshot::Snapshot;
 
 use crate::executor::{SimWorld, World};
-use crate::remote::Client;
 use crate::rng::Rng;
 use image::{Image, Versioned};
 use io::{Io, IoKind, Wait};
@@ -207,7 +207,7 @@ pub struct SimDisk {
     /// The same disk behind a header: see [`SimDisk::behind_header`].
     joined: Option<Rc<Joined<joined::Part>>>,
     /// The same disk over the network: see [`SimDisk::over`].
-    remote: Option<Rc<Client>>,
+    remote: Option<AnyDevice>,
 }
 
 impl SimDisk {
@@ -232,8 +232,9 @@ impl SimDisk {
     }
 
     /// The disk as a client of its server sees it.
-    pub fn over(&self, client: Rc<Client>) -> SimDisk {
-        SimDisk { inner: self.inner.clone(), joined: None, remote: Some(client) }
+    pub fn over(&self, client: impl Device) -> SimDisk {
+        let remote = Some(AnyDevice::new(client));
+        SimDisk { inner: self.inner.clone(), joined: None, remote }
     }
 
     /// The configuration of the disk.

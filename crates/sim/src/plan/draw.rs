@@ -32,11 +32,13 @@ pub struct DrawOptions {
     pub crashes: bool,
     /// True if backing devices are reached over the network wherever that can be.
     pub remotes: bool,
+    /// Put backing devices on an object store in every plan that can have it.
+    pub stored: bool,
 }
 
 impl Default for DrawOptions {
     fn default() -> DrawOptions {
-        DrawOptions { ops_max: 600, faults: true, crashes: true, remotes: false }
+        DrawOptions { ops_max: 600, faults: true, crashes: true, remotes: false, stored: false }
     }
 }
 
@@ -58,6 +60,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         faults: Vec::new(),
         lossy: Vec::new(),
         remotes: Vec::new(),
+        stored: Vec::new(),
         memory: Scarcity::default(),
         pace: Pace::default(),
         hammers: Vec::new(),
@@ -117,6 +120,10 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
     }
     super::remote::add_distance(&mut plan, &mut Rng::fork(seed, "distance"));
     super::moves::add_moves(&mut plan, &mut Rng::fork(seed, "moves"), options);
+    // Not in other runs: the seeds that reach rare marks and find rare mutants stay as they are.
+    if options.stored {
+        super::stored::add_stored(&mut plan, &mut Rng::fork(seed, "stored"), options.stored);
+    }
     plan
 }
 

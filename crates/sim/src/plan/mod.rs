@@ -32,6 +32,7 @@ mod scrub;
 mod sizes;
 mod space;
 mod starve;
+mod stored;
 mod sums;
 mod targeted;
 pub mod text;
@@ -47,6 +48,7 @@ pub use remote::Remote;
 pub use replace::LOSES;
 pub use scrub::SCRUB;
 pub use starve::Hammer;
+pub use stored::Stored;
 pub use sums::Sums;
 
 use ubcache_env::{Nanos, Sector, SectorRange};
@@ -82,6 +84,8 @@ pub struct Plan {
     pub lossy: Vec<LossyDisk>,
     /// Backing devices that are reached over the network.
     pub remotes: Vec<Remote>,
+    /// Backing devices on an object store.
+    pub stored: Vec<Stored>,
     /// Scarcity of memory for I/O.
     pub memory: Scarcity,
     /// Cost of loops.
@@ -359,6 +363,7 @@ impl Plan {
     /// The volume's backing device is reached over the network.
     pub fn is_remote(&self, volume: usize) -> bool {
         self.remotes.iter().any(|remote| remote.volume == volume)
+            || self.stored.iter().any(|stored| stored.volume == volume)
     }
 
     /// Number of clients.

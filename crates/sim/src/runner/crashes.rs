@@ -11,9 +11,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::Rules;
-use ubcache_nbd::client::ClientRules;
 
-use super::{Run, Step, Workload, make_setup, make_workload, run_world};
+use super::{Run, RunOptions, Step, Workload, make_setup, make_workload, run_world};
 use crate::crash::Crash;
 use crate::disk::CrashImage;
 use crate::executor::{SimWorld, WorldConfig};
@@ -57,7 +56,8 @@ pub fn crash_at_every_write<S: System>(
     rules: Rules,
 ) -> CrashReport {
     let world = new_world(plan);
-    let (setup, initial) = make_setup::<S>(&world, plan, rules, ClientRules::default());
+    let (setup, initial) =
+        make_setup::<S>(&world, plan, RunOptions { rules, ..RunOptions::default() });
     let run = Rc::new(Run::<S>::new(&world, setup, Rc::new(make_workload(plan, initial)), plan));
     let crasher = Rc::new(Crasher {
         setup: run.setup.clone(),

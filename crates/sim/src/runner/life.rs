@@ -22,6 +22,9 @@ impl<S: System> Run<S> {
     }
 
     fn after_crash(&self, crash: Crash) -> Step {
+        // Some disks lose what was in the memory of their client: the others may lose as much.
+        let in_memory = self.setup.servers.values().any(|far| far.is_in_memory());
+        let crash = if in_memory { Crash::Power } else { crash };
         self.crashes.set(self.crashes.get() + 1);
         self.world.row(|| format!("--- {}", crash.name()));
         let unplugged = self.unplugged.replace(false);

@@ -25,6 +25,7 @@ use ubcache_engine::Rules;
 use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 use ubcache_nbd::client::ClientRules;
+use ubcache_objects::StoreRules;
 
 use crate::crash::Crash;
 use crate::disk::{Counters, Faults, Kept, Outage, SimDisk, ZoneFaults};
@@ -61,6 +62,8 @@ pub struct RunOptions {
     pub rules: Rules,
     /// The broken rule of the client of remote disks: none, by default.
     pub client_rules: ClientRules,
+    /// The broken rule of volumes on object stores: none, by default.
+    pub store_rules: StoreRules,
 }
 
 /// Outcome of a run.
@@ -114,7 +117,7 @@ pub fn run_plan<S: System>(plan: &Plan, options: RunOptions) -> Outcome {
         verbose: options.verbose,
         ..WorldConfig::new(plan.seed)
     });
-    let (setup, initial) = make_setup::<S>(&world, plan, options.rules, options.client_rules);
+    let (setup, initial) = make_setup::<S>(&world, plan, options);
     let workload = Rc::new(make_workload(plan, initial));
     {
         let mut oracle = workload.oracle.borrow_mut();

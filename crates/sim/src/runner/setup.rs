@@ -4,29 +4,29 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ubcache_engine::Rules;
 use ubcache_env::Distance;
 use ubcache_env::local::Notify;
-use ubcache_nbd::client::ClientRules;
 
+use super::RunOptions;
 use super::client::Workload;
 use crate::backings::Backings;
 use crate::crash::SimKept;
 use crate::disk::{DiskConfig, SimDisk};
 use crate::executor::SimWorld;
+use crate::far::Far;
 use crate::oracle::Oracle;
 use crate::oracle::value::{Value, stamp};
-use crate::plan::{Plan, Remote};
+use crate::plan::{Plan, Remote, Stored};
 use crate::remote::RemoteServer;
 use crate::rng::Rng;
+use crate::stored::VolumeStore;
 use crate::system::{Setup, System, Word};
 
 /// New disks for a plan, and what each sector of each volume holds at first.
 pub(super) fn make_setup<S: System>(
     world: &SimWorld,
     plan: &Plan,
-    rules: Rules,
-    client_rules: ClientRules,
+    options: RunOptions,
 ) -> (Rc<Setup>, Vec<Vec<Value>>) {
     let shape = &plan.cache;
     let cache = |name: &str| {
@@ -90,14 +90,21 @@ pub(super) fn make_setup<S: System>(
     });
     let backing = Backings::new(backing, other);
     let server = |shape: &Remote| {
-        let server = RemoteServer::new(world, &backing[shape.volume], *shape, client_rules);
-        (shape.volume, server)
+        let rules = options.client_rules;
+        let server = RemoteServer::new(world, &backing[shape.volume], *shape, rules);
+        (shape.volume, Far::Server(server))
     };
-    let servers = plan.remotes.iter().map(server).collect();
+    let store = |shape: &Stored| {
+        let rules = options.store_rules;
+        let store = VolumeStore::new(world, &backing[shape.volume], *shape, rules);
+        (shape.volume, Far::Store(store))
+    };
+    let (remotes, stored) = (plan.remotes.iter(), plan.stored.iter());
+    let servers = remotes.map(server).chain(stored.map(store)).collect();
     let setup = Rc::new(Setup {
         plan: plan.clone(),
         servers,
-        rules,
+        rules: options.rules,
         first_cache,
         spare: plan.replaces_cache().then(|| cache("spare")),
         replaced: Cell::new(false),

@@ -15,7 +15,7 @@ use crate::executor::Policy;
 use crate::plan::moves::is_move;
 use crate::plan::{
     CacheShape, ClientOp, Control, DiskFaults, Frontend, Hammer, Hand, LossyDisk, Pace, Plan,
-    Remote, Scarcity, Sums, VolumeShape,
+    Remote, Scarcity, Stored, Sums, VolumeShape,
 };
 
 /// A plan as far as it has been read.
@@ -28,6 +28,7 @@ struct Draft {
     faults: Vec<DiskFaults>,
     lossy: Vec<LossyDisk>,
     remotes: Vec<Remote>,
+    stored: Vec<Stored>,
     memory: Scarcity,
     pace: Pace,
     hammers: Vec<Hammer>,
@@ -67,6 +68,15 @@ impl Draft {
                 keep_bytes: words.num("keep-bytes")?,
                 period: words.num("period")?,
                 budget: words.num("budget")?,
+            }),
+            "stored" => self.stored.push(Stored {
+                volume: words.num("volume")?,
+                objects: words.num("objects")?,
+                busy: words.num("busy")?,
+                lost: words.num("lost")?,
+                late: words.num("late")?,
+                late_max: Nanos::from_micros(words.num("late-us")?),
+                old_writers: words.flag("old-writers")?,
             }),
             "memory" => {
                 self.memory = Scarcity { rate: words.num("rate")?, budget: words.num("budget")? }
@@ -140,6 +150,7 @@ impl FromStr for Plan {
             faults,
             lossy,
             remotes,
+            stored,
             memory,
             pace,
             sums,
@@ -160,7 +171,8 @@ impl FromStr for Plan {
             .chain(faults.iter().map(|it| it.disk))
             .chain(hands.iter().map(|it| it.disk))
             .chain(lossy.iter().map(|it| it.disk))
-            .chain(remotes.iter().map(|it| it.volume + 1));
+            .chain(remotes.iter().map(|it| it.volume + 1))
+            .chain(stored.iter().map(|it| it.volume + 1));
         // A volume that moves has another disk, behind the others.
         let moves = controls.iter().any(|control| is_move(&control.action));
         let disks_max = volumes.len() + usize::from(moves);
@@ -192,6 +204,7 @@ impl FromStr for Plan {
             faults,
             lossy,
             remotes,
+            stored,
             memory,
             pace,
             hammers,

@@ -8,8 +8,8 @@ use super::{HEAD, OUTAGES, POLICIES, PROFILES, name_of};
 use crate::disk::Rates;
 use crate::plan::{
     Action, AfterStart, CacheShape, ClientOp, ControlAction, DiskFaults, Frontend, Hammer,
-    LossyDisk, NbdShape, Pace, Plan, Remote, Scarcity, Sums, UblkShape, VhostShape, VolumeShape,
-    Zone,
+    LossyDisk, NbdShape, Pace, Plan, Remote, Scarcity, Stored, Sums, UblkShape, VhostShape,
+    VolumeShape, Zone,
 };
 
 struct Span(SectorRange);
@@ -54,6 +54,15 @@ impl fmt::Display for Plan {
                 "remote volume={volume} connections={connections} delay-us={} \
                  keep-bytes={keep_bytes} period={period} budget={budget}",
                 delay_max.as_micros()
+            )?;
+        }
+        for Stored { volume, objects, busy, lost, late, late_max, old_writers } in &self.stored {
+            writeln!(
+                f,
+                "stored volume={volume} objects={objects} busy={busy} lost={lost} late={late} \
+                 late-us={} old-writers={}",
+                late_max.as_micros(),
+                u8::from(*old_writers)
             )?;
         }
         if let Scarcity { rate: rate @ 1.., budget } = self.memory {
