@@ -96,7 +96,7 @@ impl IoRequest {
         )
     }
 
-    /// What a wait for it is like.
+    /// Kind of a wait for it.
     pub(crate) fn wait_kind(&self) -> WaitKind {
         match self {
             IoRequest::Write { dsync: true, .. }
@@ -128,8 +128,8 @@ impl IoRequest {
 pub(crate) enum WaitKind {
     /// Sockets, timers, worker threads.
     Peers,
-    /// What a device has taken is to become durable. A thread of the kernel ends that, and has to
-    /// wait for its processor while this thread is awake.
+    /// Data that a device has taken is to become durable. A thread of the kernel ends that, and has
+    /// to wait for its processor while this thread is awake.
     Durable,
     /// Data goes to or from a device.
     Devices,
