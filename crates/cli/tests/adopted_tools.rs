@@ -160,21 +160,44 @@ fn daemon(world: &World, sets: &Path) -> Daemon {
     started.unwrap_or_else(|(status, said)| panic!("{status}: {said}"))
 }
 
+/// A directory with the file of a set that has the disk adopted, and its cache, if there is none.
+fn adopting(world: &World, disk: &str) -> PathBuf {
+    let (sets, cache) = (world.path("sets"), world.path("cache.img"));
+    std::fs::create_dir_all(&sets).expect("a directory");
+    if !cache.exists() {
+        let mut make = world.ubcache("make");
+        must(make.args(["--size", "40M", "--bucket", "64k", "-C"]).arg(&cache));
+    }
+    let configuration = format!(
+        "cache = {cache:?}\nnbd = [\"unix:{}\"]\n[[volume]]\nname = \"data\"\nbacking = \
+         {:?}\nadopt = true\n",
+        world.path("nbd.sock").display(),
+        world.path(disk)
+    );
+    std::fs::write(sets.join("set.toml"), configuration).expect("a file");
+    sets
+}
+
+#[test]
+fn a_disk_that_its_header_does_not_know_again_gets_no_second_header() {
+    let world = World::new();
+    daemon(&world, &adopting(&world, "disk.img")).stop();
+    let header = world.header();
+    // Another name, and other content at every place.
+    std::fs::remove_file(world.path("disk.img")).expect("it goes");
+    std::fs::write(world.path("other.img"), vec![7; DISK]).expect("a file");
+    let mut command = world.ubcache("daemon");
+    command.arg("--config").arg(adopting(&world, "other.img"));
+    let said = run(command.arg("--control").arg(world.path("control.sock")));
+    let told = format!("{said:?}");
+    assert!(told.contains("the disk may have a header already"), "{told}");
+    assert_eq!(world.header(), header, "no other one was made");
+}
+
 #[test]
 fn a_configuration_file_has_a_disk_adopted_once() {
     let world = World::new();
-    let sets = world.path("sets");
-    std::fs::create_dir(&sets).expect("a directory");
-    let mut make = world.ubcache("make");
-    must(make.args(["--size", "40M", "--bucket", "64k", "-C"]).arg(world.path("cache.img")));
-    let configuration = format!(
-        "cache = {:?}\nnbd = [\"unix:{}\"]\n[[volume]]\nname = \"data\"\nbacking = {:?}\nadopt = \
-         true\n",
-        world.path("cache.img"),
-        world.path("nbd.sock").display(),
-        world.path("disk.img")
-    );
-    std::fs::write(sets.join("set.toml"), configuration).expect("a file");
+    let sets = adopting(&world, "disk.img");
     let mut header = PathBuf::new();
     for start in 0..3 {
         let running = daemon(&world, &sets);

@@ -43,6 +43,10 @@ pub const MARKS: &[(&str, &str)] = &[
         "writeback_batches_beside",
         "a batch of writeback begins beside another one: the backing device is remote",
     ),
+    (
+        "writeback_waits_for_pause",
+        "a batch over a remote device begins when the gate is open again",
+    ),
     ("cleaning_waits", "a write that cleans its range first waits for another writeback of it"),
     ("writeback_degraded", "no room for a writeback write: it goes through"),
     ("fua_data_written_durably", "the data of a lone FUA writeback write needs no flush (J1)"),

@@ -21,6 +21,8 @@ use crate::write_turns::{Turn, Turns};
 pub(crate) struct Mirror {
     /// The sectors that are copied: those of the volume.
     whole: SectorRange,
+    /// A part that is copied has at most so many, and ends at a multiple of it.
+    part_sectors: u64,
     missing: RefCell<IntervalSet>,
     turns: Turns,
     end: RefCell<Option<MoveEnd>>,
@@ -29,11 +31,12 @@ pub(crate) struct Mirror {
 
 impl Mirror {
     /// Nothing of the range is known to be the same.
-    pub fn new(whole: SectorRange) -> Mirror {
+    pub fn new(whole: SectorRange, part_sectors: u64) -> Mirror {
         let mut missing = IntervalSet::default();
         missing.insert(whole);
         Mirror {
             whole,
+            part_sectors,
             missing: RefCell::new(missing),
             turns: Turns::default(),
             end: RefCell::default(),
@@ -57,22 +60,28 @@ impl Mirror {
         self.end.borrow().is_none() && !self.missing.borrow().covers(range)
     }
 
-    /// The range may differ from now on.
+    /// Sectors of a part, at most.
+    pub fn part_sectors(&self) -> u64 {
+        self.part_sectors
+    }
+
+    /// The range may differ from now on. It is rounded to whole parts: many small ones would take a
+    /// part each, and memory.
     pub fn may_differ(&self, range: SectorRange) {
-        let start = range.start.max(self.whole.start);
-        let end = range.end.min(self.whole.end);
+        let part = self.part_sectors;
+        let start = Sector(range.start.0 / part * part).max(self.whole.start);
+        let end = Sector(range.end.0.next_multiple_of(part)).min(self.whole.end);
         if start < end {
             self.missing.borrow_mut().insert(SectorRange::from_bounds(start, end));
         }
     }
 
-    /// The next part to be copied, of no more than so many sectors, with its turn, which may have
-    /// to be waited for.
-    pub fn next_part(&self, sectors_max: u64) -> Option<(SectorRange, Turn)> {
+    /// The next part to be copied, with its turn, which may have to be waited for.
+    pub fn next_part(&self) -> Option<(SectorRange, Turn)> {
         let mut missing = self.missing.borrow_mut();
         let first = missing.iter().next()?;
         // Parts end where any request of a device may end.
-        let end = (first.start.0 + sectors_max) / sectors_max * sectors_max;
+        let end = (first.start.0 + 1).next_multiple_of(self.part_sectors);
         let range = SectorRange::from_bounds(first.start, first.end.min(Sector(end)));
         missing.remove(range);
         Some((range, self.turn(range)))
@@ -121,20 +130,20 @@ mod tests {
 
     #[test]
     fn parts_are_taken_in_order_and_what_may_differ_comes_again() {
-        let mirror = Mirror::new(range(16, 300));
+        let mirror = Mirror::new(range(16, 300), 128);
         assert!(!mirror.concerns(range(8, 16)) && mirror.concerns(range(8, 17)));
         assert!(!mirror.has_copied(range(16, 24)));
-        let (part, turn) = mirror.next_part(128).expect("a part");
+        let (part, turn) = mirror.next_part().expect("a part");
         assert_eq!(part, range(16, 128));
         assert!(mirror.has_copied(range(120, 136)) && !mirror.has_copied(range(128, 136)));
         drop(turn);
         mirror.copied(part);
         assert_eq!((mirror.copied_sectors(), mirror.missing_sectors()), (112, 172));
+        assert_eq!(mirror.next_part().expect("a part").0, range(128, 256));
         mirror.may_differ(range(0, 20));
-        assert_eq!(mirror.next_part(128).expect("a part").0, range(16, 20));
-        assert_eq!(mirror.next_part(128).expect("a part").0, range(128, 256));
-        assert_eq!(mirror.next_part(128).expect("a part").0, range(256, 300));
-        assert!(mirror.next_part(128).is_none());
+        assert_eq!(mirror.next_part().expect("a part").0, range(16, 128), "whole parts");
+        assert_eq!(mirror.next_part().expect("a part").0, range(256, 300));
+        assert!(mirror.next_part().is_none());
         mirror.end(MoveEnd::Cancelled);
         mirror.end(MoveEnd::OldLoses(IoError::Gone));
         assert_eq!(mirror.ended(), Some(MoveEnd::Cancelled));

@@ -108,7 +108,7 @@ impl ReadAhead {
         };
         let (from, to) = (stream.until, stream.next + stream.window);
         // In large steps: not a request for each that the stream makes.
-        let is_due = from - stream.next <= stream.window / 2 && from < to;
+        let is_due = from - stream.next <= stream.window / 2 && from < to && self.has_room();
         if is_due {
             stream.until = to;
         }
@@ -119,6 +119,10 @@ impl ReadAhead {
         if is_due { from..to } else { from..from }
     }
 
+    fn has_room(&self) -> bool {
+        self.memory_bytes <= self.memory_max
+    }
+
     /// A piece is about to be fetched. Returns its number.
     pub fn begin(&mut self, index: u64, version: Version, range: Range<u64>) -> u64 {
         let number = self.next_number;
@@ -126,11 +130,12 @@ impl ReadAhead {
         self.memory_bytes += range.end - range.start;
         let content = Content::Coming(Rc::default());
         self.pieces.push_back(Piece { number, index, version, range, content });
-        while self.memory_bytes > self.memory_max {
+        while !self.has_room() {
+            // One that is still coming may be late for as long as the store is away.
             let here = |piece: &Piece| matches!(piece.content, Content::Here(_));
-            let Some(oldest) = self.pieces.front().filter(|piece| here(piece)) else { break };
-            self.memory_bytes -= oldest.range.end - oldest.range.start;
-            self.pieces.pop_front();
+            let oldest = self.pieces.iter().position(here);
+            let Some(piece) = oldest.and_then(|at| self.pieces.remove(at)) else { break };
+            self.memory_bytes -= piece.range.end - piece.range.start;
         }
         number
     }
@@ -169,6 +174,24 @@ mod tests {
         assert_eq!(ahead.note(&kib(12..16)), kib(524..1040), "and again, to a quarter");
         assert!(ahead.note(&kib(16..20)).is_empty(), "more than half of it is on its way");
         assert!(ahead.note(&(5..6)).is_empty());
+    }
+
+    #[test]
+    fn a_piece_that_does_not_come_keeps_no_others_in_memory() {
+        let mut ahead = ReadAhead::new(1 << 20);
+        let version = Version(1, 1);
+        ahead.begin(0, version, 0..1024);
+        for index in 1..10_000 {
+            let number = ahead.begin(index, version, 0..64 << 10);
+            ahead.end(number, Some(Bytes::from(vec![0; 64 << 10])));
+            assert!(ahead.memory_bytes <= 1 << 20, "piece {index}: {}", ahead.memory_bytes);
+        }
+        let late: Vec<u64> =
+            (0..40).map(|index| ahead.begin(index, version, 0..64 << 10)).collect();
+        assert!(ahead.note(&(0..4096)).is_empty());
+        assert!(ahead.note(&(4096..8192)).is_empty(), "nothing more is asked for");
+        late.into_iter().for_each(|number| ahead.end(number, None));
+        assert!(!ahead.note(&(8192..12_288)).is_empty());
     }
 
     #[test]

@@ -15,8 +15,8 @@ use std::rc::{Rc, Weak};
 
 use ubcache_env::local::Lock;
 use ubcache_env::{
-    Buf, Device, DeviceLimits, Durability, Env, IoResult, IoVec, Nanos, Priority, Sector,
-    SectorRange,
+    Buf, Device, DeviceLimits, DeviceShape, Durability, Env, IoResult, IoVec, Nanos, Priority,
+    Sector, SectorRange,
 };
 use ubcache_format::SECTOR_BYTES;
 use ubcache_objects::manifest::{FORMAT, PAGE_ENTRIES, Page, Root, VERSION};
@@ -234,6 +234,10 @@ struct StoredDisk {
 impl Device for StoredDisk {
     fn limits(&self) -> DeviceLimits {
         self.volume.limits()
+    }
+
+    fn shape(&self) -> DeviceShape {
+        Device::shape(&self.volume)
     }
 
     async fn read(&self, at: Sector, into: Buf) -> (Buf, IoResult) {

@@ -13,7 +13,7 @@ use ubcache_host::{HostFile, OpenOptions, PageCache};
 use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::open::header::{
-    create_header, default_path, find_header, first_record_of, replace_header,
+    create_header, default_path, find_header, first_record_of, may_be_of, replace_header,
 };
 use crate::open::io::start_io;
 use crate::open::probe::refuse_moved;
@@ -94,6 +94,18 @@ fn adopt_one(
     let disk = Target::open(path, Access::Look)?;
     if has_superblock(&disk) || find_header(&disk, &config.headers, Some(cache))?.is_some() {
         return Ok(None);
+    }
+    // A second header would leave dirty data of the first one behind.
+    if let Some(other) = may_be_of(&disk, name, of_cache.set_uuid, &config.headers, cache) {
+        let other = other.display();
+        return Err(Failure::refused(path, "the disk may have a header already")
+            .found(format_args!("{other}, of this set, which does not know the disk again"))
+            .expected("no header that may be of this disk")
+            .advice(format_args!(
+                "if that is its header, name it: header = \"{other}\"; else adopt the disk by \
+                 hand, with another name: ubcache make --adopt {}",
+                path.display()
+            )));
     }
     drop(disk);
     // Nobody has it open, as after `ubcache make --adopt`.

@@ -267,6 +267,26 @@ pub fn look_backing(
     }
 }
 
+/// A header or a copy of this set that may be of the disk, though nothing says so: the volume has
+/// that name there, or the machine has no words for the disk here and there.
+pub(super) fn may_be_of(
+    disk: &Target,
+    name: &str,
+    set: Uuid,
+    given: &[PathBuf],
+    cache: &Path,
+) -> Option<PathBuf> {
+    let usual = all_headers();
+    let files = given.iter().chain(&usual).filter_map(|path| read_header(path).ok());
+    let all: Vec<Candidate> = files.chain(copies_on(cache)).collect();
+    let has_no_words = identity(&disk.path).is_empty();
+    let may_be = |it: &Candidate| {
+        it.superblock.set_uuid == set
+            && (it.superblock.label_str() == name || has_no_words && it.record.identity.is_empty())
+    };
+    all.into_iter().find(may_be).map(|it| it.path)
+}
+
 /// The header in the usual places that names this disk.
 ///
 /// # Errors

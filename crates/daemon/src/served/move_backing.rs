@@ -22,6 +22,8 @@ use crate::size::show_size;
 
 /// Sectors that are made zero in one request.
 const ZEROES: u64 = 2048;
+/// Bytes that are copied while clients wait for the switch, at most.
+const LEFT_BYTES_MAX: u64 = 64 << 20;
 
 /// A new disk with data on it, as far as it was looked at.
 struct Look {
@@ -152,6 +154,12 @@ impl<W: World> Daemon<W> {
                 return Err(refusal);
             }
         };
+        if self.stop_wanted.is_set() {
+            // The stop waits for the moves that it has found.
+            engine.give_up();
+            close(&next).await;
+            return Err(Refusal::new(Kind::Busy, "the set is being stopped"));
+        }
         let size = engine.progress().total_bytes;
         tracing::info!(export = volume, to = %to.display(), bytes = size, "moving to another disk");
         let moving = Rc::new(Moving {
@@ -185,12 +193,18 @@ impl<W: World> Daemon<W> {
         next: Served<W>,
     ) -> Result<String, Refusal> {
         let to = &moving.to;
-        if let Err(error) = moving.engine.copy().await {
-            close(&next).await;
-            return Err(no_move(&served.name, to, &error));
-        }
-        let _one = self.membership.lock().await;
-        let exchange = served.volume.exchange().await;
+        let (_one, exchange) = loop {
+            if let Err(error) = moving.engine.copy().await {
+                close(&next).await;
+                return Err(no_move(&served.name, to, &error));
+            }
+            let one = self.membership.lock().await;
+            let exchange = served.volume.exchange().await;
+            // Discards meanwhile, which are copied: not while clients wait.
+            if moving.engine.progress().left_bytes <= LEFT_BYTES_MAX {
+                break (one, exchange);
+            }
+        };
         let volume = match self.set_of(&served).end_move(&moving.engine).await {
             Ok(volume) => volume,
             Err(NotMoved { error, volume }) => {

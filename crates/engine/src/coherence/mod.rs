@@ -119,12 +119,18 @@ impl Coherence {
 
 /// Ranges that the backing device may lose, or may have lost.
 impl Coherence {
-    /// A8: a volume over the same backing device has ended, and the device was flushed since. Takes
-    /// over what failed flushes may have cost, and who is to be told.
+    /// A8: a volume of which this one takes the place has ended, and its device was flushed since.
+    /// Takes over what failed flushes may have cost, and who is to be told. The device may be
+    /// another one: what it can lose is not taken over.
     pub fn take_losses(&self, former: &Coherence) {
         self.flush_errors.swap(&former.flush_errors);
-        self.unflushed.swap(&former.unflushed);
-        self.was_flushed();
+        self.unflushed.borrow_mut().take_suspects(&mut former.unflushed.borrow_mut());
+    }
+
+    /// The same device goes on, and its last flush failed: all of it waits for one still.
+    pub fn take_unflushed(&self, former: &Coherence) {
+        let left = former.unflushed();
+        left.iter().for_each(|range| self.unflushed.borrow_mut().add(range));
     }
 
     /// Nothing waits for a flush.

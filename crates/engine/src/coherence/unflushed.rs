@@ -58,6 +58,11 @@ impl Unflushed {
         self.step = 0;
     }
 
+    /// Takes over the suspect ranges of another set.
+    pub fn take_suspects(&mut self, former: &mut Unflushed) {
+        self.suspect = std::mem::take(&mut former.suspect);
+    }
+
     /// F5: a flush failed. Whatever waits for one is suspect. It still waits.
     pub fn flush_failed(&mut self) {
         let Unflushed { current, flushing, suspect, .. } = self;

@@ -114,7 +114,7 @@ impl<E: Env> CacheSet<E> {
         }
         let record = record(volume, MoveRole::Target, &names.old);
         write_move_record(&new, &record, RECORD).await?;
-        let mirror = Rc::new(Mirror::new(whole));
+        let mirror = Rc::new(Mirror::new(whole, set.context.tuning.move_sectors));
         {
             // No write is under way that goes to the old device alone.
             let _paused = volume.pause().await;
@@ -183,6 +183,7 @@ impl<E: Env> CacheSet<E> {
         };
         drop(paused);
         former.give_up_device().await;
+        let is_flushed = stopped.is_ok();
         let switched = match stopped {
             Ok(()) => self.switch(moving).await,
             Err(error) => Err(error),
@@ -193,7 +194,9 @@ impl<E: Env> CacheSet<E> {
                 set.context.env.mark("volume_moved");
                 let left = record(former, MoveRole::Left, &moving.names.new);
                 // It is of an older run in any case. The error is one of the device's, and logged.
-                drop(write_move_record(&former.backing, &left, "marking the old device").await);
+                // Clients wait, and the device may be one that answers no more.
+                let marked = write_move_record(&former.backing, &left, "marking the old device");
+                drop(former.backing.in_time(async { Ok(marked.await) }).await);
                 Ok(self.next_volume(former, moving.new.clone(), superblock))
             }
             Err(error) => {
@@ -201,6 +204,9 @@ impl<E: Env> CacheSet<E> {
                 moving.mirror.end(MoveEnd::Cancelled);
                 let superblock = former.superblock();
                 let volume = self.next_volume(former, former.backing.clone(), superblock);
+                if !is_flushed {
+                    volume.coherence.take_unflushed(&former.coherence);
+                }
                 Err(NotMoved { error, volume: Some(volume) })
             }
         }
@@ -219,8 +225,12 @@ impl<E: Env> CacheSet<E> {
         superblock.set_run(Some(set.new_run(superblock.run().number())));
         const WRITING: &str = "writing the superblock of the new device";
         if set.context.keeps(Rule::A11FlushedFirst) {
-            new.flush().await.map_err(EngineError::io("flushing the new device"))?;
-            write_superblock(new, &superblock, WRITING).await?;
+            // Clients wait. One that lands later is of no run that counts.
+            let flushed = new.in_time(new.flush()).await;
+            flushed.map_err(EngineError::io("flushing the new device"))?;
+            let written =
+                new.in_time(async { Ok(write_superblock(new, &superblock, WRITING).await) });
+            written.await.map_err(EngineError::io(WRITING))??;
         }
         #[cfg(feature = "mutants")]
         if !set.context.keeps(Rule::A11FlushedFirst) {
@@ -233,7 +243,8 @@ impl<E: Env> CacheSet<E> {
             // The cache may say either: the new device must not be one that fits.
             let record = record(&moving.volume, MoveRole::Target, &moving.names.old);
             let former = moving.volume.superblock();
-            let undone = write_move_record(new, &record, RECORD).await;
+            let undone = new.in_time(async { Ok(write_move_record(new, &record, RECORD).await) });
+            let undone = undone.await.map_err(EngineError::io(RECORD)).flatten();
             if undone.and(set.confirm_run(inode, &former).await).is_err() {
                 let why = "it is not known which disk of a volume that was moved the cache takes";
                 set.context.fail(format!("{why}: {error}"));
@@ -271,7 +282,7 @@ impl<E: Env> BackingMove<E> {
     /// The move has ended: it was cancelled, or a device fails. The volume goes on as before.
     pub async fn copy(&self) -> Result<(), EngineError> {
         self.copy_missing(false).await;
-        if self.volume.context.keeps(Rule::A11FlushedFirst) {
+        if self.mirror.ended().is_none() && self.volume.context.keeps(Rule::A11FlushedFirst) {
             // Most of it now: requests wait for the flush of the switch.
             self.flush().await;
         }
@@ -314,7 +325,7 @@ impl<E: Env> BackingMove<E> {
         let context = &self.volume.context;
         while self.mirror.ended().is_none() {
             // Memory first: writes wait for a turn.
-            let part = context.tuning.move_sectors;
+            let part = self.mirror.part_sectors();
             let Some(mut memory) = context.env.buffers().for_sectors(part) else {
                 context.env.sleep(MEMORY_RETRY_INTERVAL).await;
                 continue;
@@ -322,7 +333,7 @@ impl<E: Env> BackingMove<E> {
             if !volume_has_ended && (self.volume.is_stopping() || context.is_ending()) {
                 return self.mirror.end(MoveEnd::Cancelled);
             }
-            let Some((range, turn)) = self.mirror.next_part(part) else { return };
+            let Some((range, turn)) = self.mirror.next_part() else { return };
             memory.truncate(range.bytes() as usize);
             turn.comes().await;
             match self.copy_part(range, memory).await {
@@ -389,7 +400,7 @@ impl<E: Env> BackingMove<E> {
 
     /// Makes a range zero, which may be so already.
     async fn copy_hole(&self, range: SectorRange) -> Result<(), MoveEnd> {
-        let found = self.new.holes(range, PIECES_MAX).await.unwrap_or_default();
+        let found = self.new.in_time(self.new.holes(range, PIECES_MAX)).await.unwrap_or_default();
         let end = found.last().map_or(range.start, |(piece, _)| piece.end);
         if end >= range.end && found.iter().all(|(_, hole)| *hole) {
             return Ok(());
@@ -400,7 +411,8 @@ impl<E: Env> BackingMove<E> {
         }
         if written == Err(IoError::NotSupported) {
             let zeroes = IoVec::zeroes(range.bytes() as usize);
-            written = self.new.write(range.start, zeroes, Durability::Volatile).await;
+            let zeroed = self.new.write(range.start, zeroes, Durability::Volatile);
+            written = self.new.in_time(zeroed).await;
         }
         written.map_err(|error| MoveEnd::NewFails { what: "writing zeroes to", error })
     }

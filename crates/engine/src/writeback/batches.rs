@@ -7,6 +7,7 @@
 
 use std::rc::Rc;
 
+use ubcache_env::local::first;
 use ubcache_env::{Distance, Env, Priority};
 use ubcache_format::SECTOR_BYTES;
 
@@ -29,6 +30,11 @@ impl<E: Env> CachedVolume<E> {
         }
         while batches.running.get() >= REMOTE_BATCHES {
             batches.ended.notified().await;
+        }
+        // A pause waits until nothing is in flight, which batches that overlap would put off.
+        while self.is_paused() && !self.ends() {
+            self.context.env.mark("writeback_waits_for_pause");
+            first(self.writeback.wake.notified(), self.opens()).await;
         }
         if batches.running.get() > 0 {
             self.context.env.mark("writeback_batches_beside");

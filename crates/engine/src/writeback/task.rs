@@ -123,7 +123,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// The task has nothing to do any more.
-    fn ends(&self) -> bool {
+    pub(super) fn ends(&self) -> bool {
         self.is_stopping() || !self.lifecycle.uses_cache() || self.context.failure().is_some()
     }
 

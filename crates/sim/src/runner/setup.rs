@@ -79,7 +79,8 @@ pub(super) fn make_setup<S: System>(
     let other = plan.moves().map(|volume| {
         let config = backing[volume].config().clone();
         let name = format!("other{volume}");
-        let disk = SimDisk::new(world, DiskConfig { name, ..config });
+        // It may lose what the old disk can't.
+        let disk = SimDisk::new(world, DiskConfig { name, volatile_cache: true, ..config });
         // Somebody's data, which is not to be seen.
         for sector in 0..plan.volumes[volume].sectors {
             let mut bytes = [0; 512];
