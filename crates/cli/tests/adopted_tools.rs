@@ -150,14 +150,19 @@ fn offline_tools_take_a_header_by_its_path_or_from_the_cache_device() {
 
 /// A daemon of a file that has the disk adopted.
 fn daemon(world: &World, sets: &Path) -> Daemon {
+    let started = try_daemon(world, sets);
+    started.unwrap_or_else(|(status, said)| panic!("{status}: {said}"))
+}
+
+/// The same, which may be refused. What it says is in `daemon.log`.
+fn try_daemon(world: &World, sets: &Path) -> Result<Daemon, (std::process::ExitStatus, String)> {
     let log = world.path("daemon.log");
     let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
     let mut command = world.ubcache("daemon");
     let control = world.path("control.sock");
     command.arg("--config").arg(sets).arg("--control").arg(&control);
     command.stdout(Stdio::piped()).stderr(file);
-    let started = Daemon::try_start_command((command, world.path("nbd.sock"), control, log));
-    started.unwrap_or_else(|(status, said)| panic!("{status}: {said}"))
+    Daemon::try_start_command((command, world.path("nbd.sock"), control, log))
 }
 
 /// A directory with the file of a set that has the disk adopted, and its cache, if there is none.
@@ -186,10 +191,15 @@ fn a_disk_that_its_header_does_not_know_again_gets_no_second_header() {
     // Another name, and other content at every place.
     std::fs::remove_file(world.path("disk.img")).expect("it goes");
     std::fs::write(world.path("other.img"), vec![7; DISK]).expect("a file");
-    let mut command = world.ubcache("daemon");
-    command.arg("--config").arg(adopting(&world, "other.img"));
-    let said = run(command.arg("--control").arg(world.path("control.sock")));
-    let told = format!("{said:?}");
+    let said = match try_daemon(&world, &adopting(&world, "other.img")) {
+        Ok(running) => {
+            running.stop();
+            String::new()
+        }
+        Err((_, said)) => said,
+    };
+    let log = std::fs::read_to_string(world.path("daemon.log")).expect("a log");
+    let told = format!("{said}{log}");
     assert!(told.contains("the disk may have a header already"), "{told}");
     assert_eq!(world.header(), header, "no other one was made");
 }
