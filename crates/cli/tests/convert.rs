@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -32,13 +33,25 @@ struct World {
     expected: Vec<u8>,
 }
 
+/// Writes into a file that is there.
+fn write_at(path: &Path, at: u64, bytes: &[u8]) {
+    let file = std::fs::File::options().write(true).open(path).expect("a file");
+    file.write_all_at(bytes, at).expect("a write");
+}
+
 impl World {
-    fn new() -> World {
+    /// A world without a disk.
+    fn empty() -> World {
         let directory = scratch();
-        let (disk, files) = (directory.path().join("disk.img"), directory.path().join("files"));
-        for directory in [&files, &directory.path().join("work")] {
-            std::fs::create_dir(directory).expect("a directory");
-        }
+        let disk = directory.path().join("disk.img");
+        std::fs::create_dir(directory.path().join("work")).expect("a directory");
+        World { directory, disk, expected: Vec::new() }
+    }
+
+    fn new() -> World {
+        let World { directory, disk, .. } = World::empty();
+        let files = directory.path().join("files");
+        std::fs::create_dir(&files).expect("a directory");
         let mut content = vec![0; MIB as usize / 2];
         for number in 0..FILES {
             pseudo_random(number, &mut content);
@@ -262,4 +275,64 @@ fn room_before_the_data_takes_a_superblock_without_a_move() {
     served.client("data").read(0, &mut first).expect("a read");
     assert!(first == world.expected[..4096]);
     served.stop();
+}
+
+/// Signatures of content that is found by more than its first 4 KiB.
+const FOUND_ELSEWHERE: [(u64, &[u8], &str); 5] = [
+    (65_600, b"_BHRfS_M", "a btrfs file system"),
+    (4096, &[0xfc, 0x4e, 0x2b, 0xa9], "a member of an MD array"),
+    (0, b"LUKS\xba\xbe", "a LUKS volume"),
+    (512, b"LABELONE", "an LVM physical volume"),
+    (512, b"EFI PART", "a GPT partition table"),
+];
+
+#[test]
+fn content_that_is_found_by_more_than_its_first_block_is_not_moved() {
+    let world = World::empty();
+    let ext4: (u64, &[u8]) = (1080, &[0x53, 0xef]);
+    for (at, magic, name) in FOUND_ELSEWHERE {
+        for beside in [None, Some(ext4)] {
+            sparse(&world.disk, 4 * MIB);
+            write_at(&world.disk, at, magic);
+            if let Some((at, magic)) = beside {
+                write_at(&world.disk, at, magic);
+            }
+            let before = sha256_of(&world.disk);
+            for option in [None, Some("--data-size=1M"), Some("--dry-run")] {
+                let refused = world.said(world.convert().args(option), 1);
+                for word in [name, "can't be moved in place", "make --adopt"] {
+                    assert!(refused.contains(word), "{name}, {beside:?}, {option:?}: {refused}");
+                }
+            }
+            assert_eq!(sha256_of(&world.disk), before);
+            std::fs::remove_file(&world.disk).expect("it is removed");
+            sparse(&world.disk, 4 * MIB);
+            must(world.ubcache("make").arg("-B").arg(&world.disk));
+            write_at(&world.disk, 8192 + at, magic);
+            if let Some((at, magic)) = beside {
+                write_at(&world.disk, 8192 + at, magic);
+            }
+            let before = sha256_of(&world.disk);
+            let refused = world.said(&mut world.unmake(), 1);
+            for word in [name, "can't be moved in place", "prints how"] {
+                assert!(refused.contains(word), "{name}, {beside:?}: {refused}");
+            }
+            assert_eq!(sha256_of(&world.disk), before);
+            std::fs::remove_file(&world.disk).expect("it is removed");
+        }
+    }
+}
+
+#[test]
+fn a_boot_sector_before_a_file_system_is_moved_with_it() {
+    if !have("a_boot_sector_before_a_file_system_is_moved_with_it", &PROGRAMS) {
+        return;
+    }
+    let mut world = World::new();
+    write_at(&world.disk, 510, &[0x55, 0xaa]);
+    world.expected[510..512].copy_from_slice(&[0x55, 0xaa]);
+    must(&mut world.convert());
+    world.check(8192);
+    must(&mut world.unmake());
+    world.check(0);
 }

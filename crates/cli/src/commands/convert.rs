@@ -10,16 +10,21 @@ use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, SECTOR_BYTES, Sector, Superblock, Uuid};
 
-use super::move_data::{MoveArgs, Span, begin, find, go_on};
+use super::move_data::{MoveArgs, Span, begin, find, go_on, head_of_data, refuse_content};
 use super::print;
 
 const AFTER_HELP: &str = "\
 Moves the data of a disk up by 8 KiB, in place, and writes a superblock before it: a backing device
 as `ubcache make -B` makes them, with the data that was there. The last 8 KiB of the disk must be
-free: of ext2, ext3, ext4, XFS and btrfs the size is read; of anything else --data-size gives it.
+free: of ext2, ext3, ext4 and XFS the size is read; of data that is not known --data-size gives it.
 Make room by shrinking the file system (resize2fs), or by making the partition or logical volume
 larger. Where the room is before the data, because the partition was made to begin 8 KiB earlier,
 --room-before only writes the superblock.
+
+Other content that is known (btrfs, bcachefs, LUKS, LVM, MD, a partition table and so on) is refused,
+also beside one of these: it is found by more than its first 4 KiB, so that a disk in the middle of
+the move could be mounted. The same is true of --data-size: give it only for data that nothing looks
+for behind its first 4 KiB.
 
 Can be interrupted at any moment, by a power cut as well, and run again: it goes on. Until it has
 finished, the work file is as important as the disk, and the disk can be neither mounted nor
@@ -68,13 +73,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     refuse_members(&target)?;
-    let mut head = vec![0; 80 << 10];
-    let count = target.read_some(0, &mut head)?;
-    head.truncate(count);
+    let head = head_of_data(&target, Sector(0))?;
     let superblock = new_superblock(args, &target)?;
     if args.room_before {
         return write_before(args, &target, &head, &superblock);
     }
+    let instead = format!("take the disk as it is: ubcache make --adopt {}", args.disk.display());
+    refuse_content(&args.disk, &head, &instead)?;
     let sectors = data_sectors(args, &target, &head)?;
     drop(target);
     let span = Span { from: Sector(0), to: DEFAULT_DATA_OFFSET, sectors };
@@ -118,14 +123,10 @@ fn data_sectors(args: &Args, disk: &Target, head: &[u8]) -> Result<u64, Failure>
     let (what, bytes) = match args.data_size {
         Some(bytes) => ("--data-size".to_owned(), bytes),
         None => known_size(head).ok_or_else(|| {
-            let found = recognize(head);
             Failure::refused(&disk.path, "the size of its data is not known")
-                .found(found.first().map_or("nothing that is known", |signature| signature.name))
-                .expected("an ext2, ext3, ext4, XFS or btrfs file system")
-                .advice(
-                    "say how many bytes from the begin of the disk are data: --data-size SIZE. Of \
-                     a disk with a partition table, convert a partition",
-                )
+                .found("nothing that is known")
+                .expected("an ext2, ext3, ext4 or XFS file system")
+                .advice("say how many bytes from the begin of the disk are data: --data-size SIZE")
         })?,
     };
     let room = disk.bytes.saturating_sub(DEFAULT_DATA_OFFSET.bytes());
@@ -162,11 +163,6 @@ fn known_size(head: &[u8]) -> Option<(String, u64)> {
         let blocks = le(1024 + 4, 4)? | if wide { le(1024 + 0x150, 4)? << 32 } else { 0 };
         let block = 1024_u64.checked_shl(u32::try_from(le(1024 + 0x18, 4)?).ok()?)?;
         return Some(("an ext2, ext3 or ext4 file system".to_owned(), blocks.checked_mul(block)?));
-    }
-    const BTRFS: usize = 65_536;
-    if bytes(BTRFS + 64, 8)? == b"_BHRfS_M" {
-        // Size of this device, in its own entry.
-        return Some(("a btrfs file system".to_owned(), le(BTRFS + 0xc9 + 8, 8)?));
     }
     None
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_daemon::open::header::{identity, remove_header, state_files, state_path};
+use ubcache_daemon::open::probe::{found_elsewhere, recognize};
 use ubcache_daemon::open::superblock::has_superblock;
 use ubcache_daemon::open::target::{Access, Target, create_file};
 use ubcache_daemon::size::{parse_size, show_size};
@@ -21,6 +22,9 @@ use super::print;
 
 /// Bytes of a disk that say that its data is being moved.
 const VEIL_BYTES: usize = 8192;
+
+/// Bytes of the data in which content is recognized.
+const HEAD_BYTES: usize = 80 << 10;
 
 /// Options of both commands.
 #[derive(clap::Args, Debug)]
@@ -54,6 +58,32 @@ pub struct Span {
 pub struct Unfinished {
     work: PathBuf,
     state: MoveState,
+}
+
+/// The first bytes of the data of a disk.
+pub fn head_of_data(disk: &Target, at: Sector) -> Result<Vec<u8>, Failure> {
+    let mut head = vec![0; HEAD_BYTES];
+    let count = disk.read_some(at.bytes(), &mut head)?;
+    head.truncate(count);
+    Ok(head)
+}
+
+/// Refuses data that is found by more than its first 4 KiB: the rest of it could be mounted in the
+/// middle of its move. `instead`: what to do.
+pub fn refuse_content(disk: &Path, head: &[u8], instead: &str) -> Result<(), Failure> {
+    let found = recognize(head);
+    let Some(unfit) = found_elsewhere(&found) else { return Ok(()) };
+    let beside = found.iter().find(|it| it.name != unfit.name);
+    let beside = beside.map_or(String::new(), |it| format!(", beside {}", it.name));
+    Err(Failure::refused(disk, "its data can't be moved in place")
+        .found(format_args!("{} (byte {} of the data){beside}", unfit.name, unfit.at))
+        .expected(
+            "ext2, ext3, ext4 or XFS and nothing beside it: they are mounted by their first 4 KiB \
+             only, so that nothing mounts them in the middle of the move",
+        )
+        .advice(format_args!(
+            "{instead}. If these bytes are only a rest of former content, erase them (wipefs)"
+        )))
 }
 
 /// Looks for a move that was interrupted.

@@ -10,7 +10,7 @@ use ubcache_daemon::open::target::{Access, Target};
 use ubcache_daemon::shell::shell_word;
 use ubcache_format::{BackingState, SECTOR_BYTES, Sector, Superblock};
 
-use super::move_data::{MoveArgs, Span, begin, find, go_on};
+use super::move_data::{MoveArgs, Span, begin, find, go_on, head_of_data, refuse_content};
 use super::print;
 
 const AFTER_HELP: &str = "\
@@ -24,6 +24,10 @@ ubcache on it. It can be interrupted at any moment, by a power cut as well, and 
 on. Until it has finished, the work file is as important as the disk, and the disk can be neither
 mounted nor served. Each byte is written twice, once to the work file. Of the end of the disk, as
 many bytes as there were before the data stay unused, with what was there.
+
+Of content that is known, only ext2, ext3, ext4 and XFS are moved in place: others (btrfs, bcachefs,
+LUKS, LVM, MD, a partition table and so on) are found by more than their first 4 KiB, so that a disk
+in the middle of the move could be mounted.
 
 Exit codes: 0 done, 1 refused, 2 could not run.
 
@@ -89,6 +93,8 @@ fn move_in_place(args: &Args) -> Result<(), Failure> {
         BackingState::None | BackingState::Stale => {}
     }
     let from = superblock.data_offset();
+    let instead = format!("use it where it is (ubcache unmake {path} prints how), or copy it");
+    refuse_content(&args.disk, &head_of_data(&target, from)?, &instead)?;
     let span = Span { from, to: Sector(0), sectors: target.sectors().saturating_sub(from.0) };
     drop(target);
     begin(&args.disk, &span, None, &args.moving)

@@ -29,6 +29,10 @@ const MOVED_MAGIC: &[u8] = b"ubcache is moved";
 /// The same in words.
 const MOVED: &str = "a disk whose data is being moved in place";
 
+const EXT: &str = "an ext2, ext3 or ext4 file system";
+const XFS: &str = "an XFS file system";
+const BOOT_SECTOR: &str = "an MBR partition table or boot sector";
+
 const BCACHEFS_MAGIC: [u8; 16] = [
     0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef,
 ];
@@ -39,8 +43,8 @@ const KNOWN: &[(&str, u64, &[u8])] = &[
     (MOVED, 4096, MOVED_MAGIC),
     ("a bcache superblock", BCACHE_MAGIC_AT, &BCACHE_MAGIC),
     ("a bcachefs file system", BCACHE_MAGIC_AT, &BCACHEFS_MAGIC),
-    ("an ext2, ext3 or ext4 file system", 1080, &[0x53, 0xef]),
-    ("an XFS file system", 0, b"XFSB"),
+    (EXT, 1080, &[0x53, 0xef]),
+    (XFS, 0, b"XFSB"),
     ("a btrfs file system", 65_600, b"_BHRfS_M"),
     ("swap space", 4086, b"SWAPSPACE2"),
     ("swap space", 4086, b"SWAP-SPACE"),
@@ -62,7 +66,7 @@ const KNOWN: &[(&str, u64, &[u8])] = &[
     ("a qcow2 image", 0, b"QFI\xfb"),
     ("a GPT partition table", 512, b"EFI PART"),
     ("a GPT partition table", 4096, b"EFI PART"),
-    ("an MBR partition table or boot sector", 510, &[0x55, 0xaa]),
+    (BOOT_SECTOR, 510, &[0x55, 0xaa]),
 ];
 
 /// Number of bytes that have to be read for [`recognize`].
@@ -80,6 +84,13 @@ pub fn recognize(head: &[u8]) -> Vec<Signature> {
             bytes: magic.len() as u64,
         })
         .collect()
+}
+
+/// The first of those that may be found by more than their first 4 KiB: all but ext2, ext3 and
+/// ext4, or XFS, and a boot sector beside them.
+pub fn found_elsewhere(found: &[Signature]) -> Option<&Signature> {
+    let own = found.iter().map(|it| it.name).find(|name| [EXT, XFS].contains(name));
+    found.iter().find(|it| own.is_none_or(|own| it.name != own && it.name != BOOT_SECTOR))
 }
 
 /// Refuses a disk whose data is being moved in place.
