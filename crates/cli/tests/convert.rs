@@ -336,3 +336,37 @@ fn a_boot_sector_before_a_file_system_is_moved_with_it() {
     must(&mut world.unmake());
     world.check(0);
 }
+
+#[test]
+fn a_file_that_is_no_work_file_is_not_removed() {
+    if !have("a_file_that_is_no_work_file_is_not_removed", &PROGRAMS) {
+        return;
+    }
+    let world = World::new();
+    let planned = json(&run(world.convert().args(["--dry-run", "--json"]), 0));
+    let usual = PathBuf::from(planned["work"].as_str().expect("a path"));
+    let given = world.path("image");
+    for (path, content_at) in [(&usual, 65_536), (&given, 65_536), (&given, 16), (&given, 4096)] {
+        sparse(path, MIB);
+        write_at(path, content_at, b"of the user");
+        let before = sha256_of(path);
+        let mut convert = world.convert();
+        if path == &given {
+            convert.arg("--work").arg(path);
+        }
+        let refused = world.said(&mut convert, 1);
+        assert!(refused.contains("there is a file of that name"), "{refused}");
+        assert_eq!(sha256_of(path), before);
+        std::fs::remove_file(path).expect("it is removed");
+    }
+    let other_name = world.path("link");
+    std::os::unix::fs::symlink(&world.disk, &other_name).expect("a link");
+    for itself in [&world.disk, &other_name] {
+        let refused = world.said(world.convert().arg("--work").arg(itself), 1);
+        assert!(refused.contains("the disk itself"), "{refused}");
+    }
+    world.check(0);
+    std::fs::write(&given, []).expect("an empty file");
+    must(world.convert().arg("--work").arg(&given));
+    world.check(8192);
+}

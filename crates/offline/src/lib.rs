@@ -72,7 +72,7 @@ pub use set::{
     Report, Severity, Site, Stats, View,
 };
 pub use shift::{
-    LEAST_SECTORS, MoveError, MovePlan, MoveState, Resumed, Stage, VEIL_MAGIC, begin_move,
-    read_move, resume_move, veiled, work_bytes,
+    LEAST_SECTORS, MoveError, MovePlan, MoveState, NEW_WORK, Resumed, Stage, VEIL_MAGIC,
+    begin_move, is_new_work, read_move, resume_move, veiled, work_bytes,
 };
 pub use walk::{DeviceKind, NodeVisit, PrioElement, Visitor, kind_of, open_set, walk};

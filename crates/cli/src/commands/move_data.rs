@@ -1,6 +1,8 @@
 //! Shared parts of `unmake --in-place` and `convert`: the data of a disk, moved up or down in
 //! place, with a work file by which an interrupted command goes on.
 
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -8,13 +10,13 @@ use ubcache_daemon::Failure;
 use ubcache_daemon::open::header::{identity, remove_header, state_files, state_path};
 use ubcache_daemon::open::probe::{found_elsewhere, recognize};
 use ubcache_daemon::open::superblock::has_superblock;
-use ubcache_daemon::open::target::{Access, Target, create_file};
+use ubcache_daemon::open::target::{Access, Target, create_marked};
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_format::{SECTOR_BYTES, Sector, Uuid, crc64_we};
 use ubcache_host::Host;
 use ubcache_offline::{
-    LEAST_SECTORS, MoveError, MovePlan, MoveState, Resumed, begin_move, read_move, resume_move,
-    veiled, work_bytes,
+    LEAST_SECTORS, MoveError, MovePlan, MoveState, NEW_WORK, Resumed, begin_move, is_new_work,
+    read_move, resume_move, veiled, work_bytes,
 };
 
 use super::offline::{Bar, host, open_file};
@@ -89,8 +91,11 @@ pub fn refuse_content(disk: &Path, head: &[u8], instead: &str) -> Result<(), Fai
 /// Looks for a move that was interrupted.
 ///
 /// # Errors
-/// The disk is in the middle of a move whose work file is not found.
+/// The disk is in the middle of a move whose work file is not found, or is its own work file.
 pub fn find(disk: &Target, args: &MoveArgs) -> Result<Option<Unfinished>, Failure> {
+    if let Some(work) = &args.work {
+        refuse_itself(&disk.path, work)?;
+    }
     let mut head = vec![0; VEIL_BYTES];
     let count = disk.read_some(0, &mut head)?;
     let uuid = veiled(&head[..count]);
@@ -235,7 +240,8 @@ pub fn begin(
     report(disk, span, &work, false, args)
 }
 
-/// Makes the work file. One that a command began to make, and that has no record yet, is made anew.
+/// Makes the work file. One that a command began to make, and that has no record yet, is made anew;
+/// any other file stays.
 fn make_work(work: &Path, bytes: u64) -> Result<(), Failure> {
     if let Some(directory) = work.parent().filter(|it| !it.as_os_str().is_empty()) {
         std::fs::create_dir_all(directory).map_err(|error| {
@@ -246,20 +252,39 @@ fn make_work(work: &Path, bytes: u64) -> Result<(), Failure> {
         let target = Target::open(work, Access::Look)?;
         let mut head = vec![0; VEIL_BYTES];
         let count = target.read_some(0, &mut head)?;
-        if head[..count].iter().any(|byte| *byte != 0) {
-            return Err(Failure::refused(work, "there is a file of that name")
-                .found(format_args!("{} bytes, and no move of this disk", target.bytes))
-                .expected("no file, for a new work file")
-                .advice("name another one: --work PATH"));
+        if count > 0 && !is_new_work(&head[..count]) {
+            return Err(occupied(work)
+                .found(format_args!("{} bytes, and no move of this disk", target.bytes)));
         }
         drop(target);
         remove_header(work)?;
     }
-    match create_file(work, bytes, false)? {
+    match create_marked(work, &NEW_WORK, bytes, false)? {
         true => sync_name(work),
-        false => Err(Failure::refused(work, "there is something of that name")
-            .expected("no file, for a new work file")
-            .advice("name another one: --work PATH")),
+        false => Err(occupied(work)),
+    }
+}
+
+fn occupied(work: &Path) -> Failure {
+    Failure::refused(work, "there is a file of that name")
+        .expected("no file, for a new work file")
+        .advice("name another one: --work PATH. The file was not changed")
+}
+
+/// Refuses the disk as its own work file.
+fn refuse_itself(disk: &Path, work: &Path) -> Result<(), Failure> {
+    let same = |one: &Metadata, other: &Metadata| match one.file_type().is_block_device() {
+        true => other.file_type().is_block_device() && one.rdev() == other.rdev(),
+        false => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+    };
+    match (std::fs::metadata(disk), std::fs::metadata(work)) {
+        (Ok(one), Ok(other)) if same(&one, &other) => {
+            Err(Failure::refused(work, "the work file is the disk itself")
+                .found(disk.display())
+                .expected("a new file on another disk")
+                .advice("name another one: --work PATH"))
+        }
+        _ => Ok(()),
     }
 }
 

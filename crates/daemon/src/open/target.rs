@@ -199,6 +199,12 @@ pub fn is_there(path: &Path) -> bool {
 /// Makes a file of `bytes` bytes, sparse or with room for all of them. A file that is there already
 /// and not empty is not touched: `Ok(false)`.
 pub fn create_file(path: &Path, bytes: u64, sparse: bool) -> Result<bool, Failure> {
+    create_marked(path, &[], bytes, sparse)
+}
+
+/// The same, of a file that begins with `mark`, and is otherwise zero: it has that before it has
+/// its size, so that what a killed command leaves is empty or has the mark.
+pub fn create_marked(path: &Path, mark: &[u8], bytes: u64, sparse: bool) -> Result<bool, Failure> {
     if is_there(path) {
         return Ok(false);
     }
@@ -211,7 +217,11 @@ pub fn create_file(path: &Path, bytes: u64, sparse: bool) -> Result<bool, Failur
             return Err(Failure::could_not_run(path, format_args!("can't create it: {error}")));
         }
     };
-    let sized = file.set_len(bytes).map_err(|error| {
+    let marked = match mark {
+        [] => Ok(()),
+        _ => file.write_all_at(mark, 0).and_then(|()| file.sync_all()),
+    };
+    let sized = marked.and_then(|()| file.set_len(bytes)).map_err(|error| {
         Failure::refused(path, format_args!("can't give it a size of {bytes} bytes: {error}"))
     });
     let made = sized.and_then(|()| if sparse { Ok(()) } else { allocate(path, &file, bytes) });

@@ -60,7 +60,7 @@ use crate::io::progress::{Phase, Watcher};
 pub use error::MoveError;
 pub use record::{MovePlan, MoveState, Stage};
 pub use veil::{VEIL_MAGIC, veiled};
-pub use work::{read_move, work_bytes};
+pub use work::{NEW_WORK, is_new_work, read_move, work_bytes};
 
 /// Sectors of the head, which is moved last: all places where a file system may say that it is one.
 const HEAD_SECTORS: u64 = 256;

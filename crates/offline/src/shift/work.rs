@@ -18,6 +18,16 @@ use super::record::{MoveState, RECORD_BYTES};
 const HEAD_AT: u64 = 2 * RECORD_BYTES as u64;
 const HEAD_ROOM: u64 = 256 << 10;
 
+/// Begin of a new work file, until the second record takes its place.
+pub const NEW_WORK: [u8; 16] = *b"ubcache move new";
+
+/// Returns true for a work file that has no record yet, from its first 8192 bytes: no disk is in
+/// the middle of its move. A file of anything else is not one.
+pub fn is_new_work(head: &[u8]) -> bool {
+    let rest = head.strip_prefix(&NEW_WORK);
+    rest.is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
+}
+
 /// Size of a work file, in bytes.
 pub fn work_bytes(chunk_sectors: u64) -> u64 {
     HEAD_AT + HEAD_ROOM + 2 * chunk_sectors * SECTOR_BYTES
