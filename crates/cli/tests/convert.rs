@@ -370,3 +370,38 @@ fn a_file_that_is_no_work_file_is_not_removed() {
     must(world.convert().arg("--work").arg(&given));
     world.check(8192);
 }
+
+#[test]
+fn the_work_file_of_a_disk_that_was_renamed_is_kept_for_it() {
+    const TEST: &str = "the_work_file_of_a_disk_that_was_renamed_is_kept_for_it";
+    if !have(TEST, &PROGRAMS) || !have(TEST, &["strace"]) {
+        return;
+    }
+    let world = World::new();
+    let veil = b"ubcache is moved";
+    let mut n = 1;
+    while !std::fs::read(&world.disk).expect("the disk")[4096..].starts_with(veil) {
+        assert!(is_killed_at(n, &world.convert()), "it has more steps");
+        n += 1;
+    }
+    let renamed = world.path("renamed.img");
+    std::fs::rename(&world.disk, &renamed).expect("a new name");
+    let mut other = world.expected.clone();
+    other[200] = 1;
+    other.resize((DISK_MIB * MIB) as usize, 0);
+    std::fs::write(&world.disk, &other).expect("another disk");
+    let work = names_in(&world.path("work"));
+    let refused = world.said(&mut world.convert(), 1);
+    for word in ["nothing of it is on this disk", &work[0]] {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+    assert_eq!(names_in(&world.path("work")), work);
+    assert!(std::fs::read(&world.disk).expect("the disk") == other, "nothing was changed");
+    must(world.ubcache("convert").arg(&renamed));
+    let moved = std::fs::read(&renamed).expect("the disk");
+    assert!(moved[8192..8192 + DATA] == world.expected, "other bytes");
+    must(&mut world.convert());
+    let moved = std::fs::read(&world.disk).expect("the disk");
+    assert!(moved[8192..8192 + DATA] == other[..DATA], "other bytes");
+    assert!(names_in(&world.path("work")).is_empty());
+}

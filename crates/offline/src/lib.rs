@@ -73,6 +73,6 @@ pub use set::{
 };
 pub use shift::{
     LEAST_SECTORS, MoveError, MovePlan, MoveState, NEW_WORK, Resumed, Stage, VEIL_MAGIC,
-    begin_move, is_new_work, read_move, resume_move, veiled, work_bytes,
+    begin_move, has_head, is_new_work, read_move, resume_move, veiled, work_bytes,
 };
 pub use walk::{DeviceKind, NodeVisit, PrioElement, Visitor, kind_of, open_set, walk};

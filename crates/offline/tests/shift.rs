@@ -208,3 +208,35 @@ fn a_disk_or_a_work_file_that_somebody_changed_is_refused() {
         assert!(matches!(resume(images), Err(MoveError::WorkDamaged { .. })));
     }
 }
+
+/// A case whose data is moved and whose last write is lost: the work file says that only the head
+/// is left.
+fn before_the_last_write(case: &Case) -> [Vec<u8>; 2] {
+    let whole = Power::new([case.before.clone(), case.work()]);
+    case.command(&whole);
+    let key = if case.goes_down() { 0 } else { 8 };
+    for moment in (0..whole.moments()).rev() {
+        let images = whole.cut(moment, 0, &mut Numbers::new(1));
+        if images[0][key * SECTOR..].starts_with(&VEIL_MAGIC) {
+            return images;
+        }
+    }
+    panic!("the veil is drawn");
+}
+
+#[test]
+fn a_key_block_that_somebody_wrote_is_not_taken_for_the_end_of_a_move() {
+    for (from, to, key) in [(16, 0, 0), (0, 16, 8)] {
+        let case = Case::new(from, to, 1000, 64);
+        let mut images = before_the_last_write(&case);
+        // The other block of the veil is still there.
+        let other = 8 - key;
+        for sector in 0..8 {
+            let veil = images[0][(key + sector) * SECTOR..][..SECTOR].to_vec();
+            images[0][(other + sector) * SECTOR..][..SECTOR].copy_from_slice(&veil);
+            images[0][(other + sector) * SECTOR + 32] = (other + sector) as u8;
+            images[0][(key + sector) * SECTOR..][..SECTOR].fill(1);
+        }
+        assert_eq!(resume(images), Err(MoveError::Foreign { sector: key as u64 }));
+    }
+}

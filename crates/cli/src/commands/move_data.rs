@@ -15,8 +15,8 @@ use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_format::{SECTOR_BYTES, Sector, Uuid, crc64_we};
 use ubcache_host::Host;
 use ubcache_offline::{
-    LEAST_SECTORS, MoveError, MovePlan, MoveState, NEW_WORK, Resumed, begin_move, is_new_work,
-    read_move, resume_move, veiled, work_bytes,
+    LEAST_SECTORS, MoveError, MovePlan, MoveState, NEW_WORK, Resumed, Stage, begin_move, has_head,
+    is_new_work, read_move, resume_move, veiled, work_bytes,
 };
 
 use super::offline::{Bar, host, open_file};
@@ -60,6 +60,8 @@ pub struct Span {
 pub struct Unfinished {
     work: PathBuf,
     state: MoveState,
+    /// The disk has the name that the work file speaks of, and no mark of the move.
+    by_name: bool,
 }
 
 /// The first bytes of the data of a disk.
@@ -115,7 +117,7 @@ pub fn find(disk: &Target, args: &MoveArgs) -> Result<Option<Unfinished>, Failur
             None => !words.is_empty() && state.plan.identity == words,
         };
         if fits {
-            return Ok(Some(Unfinished { work, state }));
+            return Ok(Some(Unfinished { work, state, by_name: uuid.is_none() }));
         }
     }
     match uuid {
@@ -163,9 +165,9 @@ fn read_work(host: &Host, work: &Path) -> Result<Option<MoveState>, Failure> {
 /// Goes on with a move; false if nothing was changed by it, and it has to begin again.
 ///
 /// # Errors
-/// It is a move in the other direction.
+/// It is a move in the other direction, or nothing says that it is of this disk.
 pub fn go_on(disk: &Path, down: bool, found: Unfinished, args: &MoveArgs) -> Result<bool, Failure> {
-    let Unfinished { work, state } = found;
+    let Unfinished { work, state, by_name } = found;
     let plan = state.plan.clone();
     let span = Span { from: plan.from, to: plan.to, sectors: plan.sectors };
     if (plan.to < plan.from) != down {
@@ -185,20 +187,38 @@ pub fn go_on(disk: &Path, down: bool, found: Unfinished, args: &MoveArgs) -> Res
     let host = host()?;
     let (device, file) = (open_file(&host, disk, true)?, open_file(&host, &work, true)?);
     let bar = Bar::new();
-    let resumed = host.block_on(async { resume_move(&device, &file, state, &bar).await });
+    let resumed = host.block_on(async {
+        // The work file of a disk that had the same name: without it, that disk is lost.
+        let is_other =
+            by_name && state.stage != Stage::Body && !has_head(&device, &file, &state).await?;
+        if is_other {
+            return Ok(None);
+        }
+        resume_move(&device, &file, state, &bar).await.map(Some)
+    });
     bar.clear();
     drop((device, file));
     let resumed = resumed.map_err(|error| failure(&error, disk, &work))?;
+    let Some(resumed) = resumed else { return Err(of_another_disk(disk, &plan, &work)) };
     remove_header(&work)?;
-    // The work file of a disk that had the same name does not speak of this one.
-    let is_done = || -> Result<bool, Failure> {
-        Ok(has_superblock(&Target::open(disk, Access::Look)?) != down)
-    };
-    if resumed == Resumed::NotBegun || resumed == Resumed::DoneBefore && !is_done()? {
+    if resumed == Resumed::NotBegun {
         return Ok(false);
     }
     report(disk, &span, &work, true, args)?;
     Ok(true)
+}
+
+fn of_another_disk(disk: &Path, plan: &MovePlan, work: &Path) -> Failure {
+    let (path, work) = (disk.display(), work.display());
+    let command = if plan.to < plan.from { "unmake --in-place" } else { "convert" };
+    Failure::refused(disk, "there is a work file of a disk of this name")
+        .found(format_args!("{work}, of move {}; nothing of it is on this disk", plan.uuid))
+        .expected(format_args!("the mark of that move on {path}, or no work file"))
+        .advice(format_args!(
+            "if the disk of that move has another name now, finish it there: ubcache {command} \
+             DISK --work {work}. If no disk is in the middle of a move (this one was used since), \
+             remove {work}"
+        ))
 }
 
 /// Moves the data of a disk, with a new work file.

@@ -36,7 +36,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | here | [`begin_move`], [`resume_move`]: the stages |
+//! | here | [`begin_move`], [`resume_move`]: the stages; [`has_head`] |
 //! | `record` | [`MovePlan`], [`MoveState`]: records of the work file |
 //! | `work` | the work file: records, head, chunks |
 //! | `veil` | the veil, and [`veiled`] |
@@ -149,13 +149,33 @@ pub async fn resume_move<D: Device, W: Device>(
             run.body(state, head).await?;
         }
         Stage::Finish => match covered_in(disk, &state.plan, key).await? {
-            0 => return Ok(Resumed::DoneBefore),
+            0 => return done_before(disk, &state.plan).await,
             BLOCK_SECTORS => remove_veil(disk, &state.plan, &whole()?).await?,
             // The last write had begun, so all others are durable, and the disk may have been used.
             _ => uncover(disk, &state.plan, key, &whole()?).await?,
         },
     }
     Ok(Resumed::Done)
+}
+
+/// Returns true if the begin of the disk is the head in the work file: before the first change, or
+/// after the last one, it says that the move is of this disk.
+///
+/// # Errors
+/// A read fails.
+pub async fn has_head<D: Device, W: Device>(
+    disk: &D,
+    work: &W,
+    state: &MoveState,
+) -> Result<bool, MoveError> {
+    let plan = &state.plan;
+    let Some(head) = read_head(work, state, head_bytes(plan)).await? else { return Ok(false) };
+    let (at, expected) = match state.stage {
+        Stage::Begin => (plan.from, head.get(plan.to.bytes() as usize..).unwrap_or_default()),
+        Stage::Body | Stage::Finish => (Sector(0), head.as_slice()),
+    };
+    let found = read_pieces(disk, at, (expected.len() / SECTOR) as u64).await;
+    Ok(found.map_err(MoveError::disk("reading the head of the data"))? == expected)
 }
 
 fn goes_down(plan: &MovePlan) -> bool {
@@ -233,6 +253,17 @@ async fn is_begun<D: Device>(disk: &D, plan: &MovePlan) -> Result<Begun, MoveErr
         BLOCK_SECTORS => Begun::Yes,
         _ => Begun::InPart,
     })
+}
+
+/// The last block is in its place. The others were before it, or somebody else wrote this one.
+async fn done_before<D: Device>(disk: &D, plan: &MovePlan) -> Result<Resumed, MoveError> {
+    for block in 0..VEIL_BYTES / BLOCK_BYTES {
+        if covered_in(disk, plan, block).await? > 0 {
+            let sector = (key_block(plan) * BLOCK_SECTORS) as u64;
+            return Err(MoveError::Foreign { sector });
+        }
+    }
+    Ok(Resumed::DoneBefore)
 }
 
 /// Number of sectors of a block that are behind the veil.
