@@ -344,32 +344,51 @@ impl<E: Env> CountedDevice<E> {
     }
 
     pub async fn write(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
-        match self.successor_for(SectorRange::new(at, from.sectors())) {
-            None => self.write_here(at, from, durability).await,
-            Some(successor) => {
-                let change = Change::Write(at, from, durability);
-                Box::pin(self.change_both(successor, change)).await
-            }
+        let range = SectorRange::new(at, from.sectors());
+        if let Some(successor) = self.successor_for(range) {
+            let change = Change::Write(at, from, durability);
+            return Box::pin(self.change_both(successor, change)).await;
         }
+        // As `write_here` does: every write comes through here, and a future in another one costs.
+        let started = self.write_begins(range);
+        let result = self.device.write(at, from, durability).await;
+        self.write_ended(range, durability, started, &result);
+        result
     }
 
     async fn write_here(&self, at: Sector, from: IoVec, durability: Durability) -> IoResult {
+        let range = SectorRange::new(at, from.sectors());
+        let started = self.write_begins(range);
+        let result = self.device.write(at, from, durability).await;
+        self.write_ended(range, durability, started, &result);
+        result
+    }
+
+    #[inline(always)]
+    fn write_begins(&self, range: SectorRange) -> Nanos {
         self.count(|c| {
             c.writes += 1;
-            c.written_bytes += from.len() as u64;
+            c.written_bytes += range.bytes();
         });
-        let range = SectorRange::new(at, from.sectors());
-        let started = self.env.now();
-        let result = self.device.write(at, from, durability).await;
+        self.env.now()
+    }
+
+    #[inline(always)]
+    fn write_ended(
+        &self,
+        range: SectorRange,
+        durability: Durability,
+        started: Nanos,
+        result: &IoResult,
+    ) {
         self.ended(&self.histograms.write, started);
         // A FUA write needs no flush, and a failed one may have landed.
         if durability == Durability::Volatile || result.is_err() {
             self.written(range);
         }
-        if let Err(error) = &result {
+        if let Err(error) = result {
             self.failed(Operation::Write, range, error);
         }
-        result
     }
 
     /// Returns true if every write that completed is covered by an earlier flush.
