@@ -53,7 +53,13 @@ impl Case {
         let [disk, work] = &power.devices;
         let superblock = Some(self.superblock.as_slice()).filter(|_| !self.goes_down());
         let begin = || {
-            run(begin_move(&**disk, &**work, self.plan.clone(), superblock, &()))
+            let looked_at = run(ubcache_env::Device::read(
+                &**disk,
+                Sector(0),
+                ubcache_env::Buf::zeroed(2 * BLOCK),
+            ));
+            let (looked_at, plan) = (looked_at.0, self.plan.clone());
+            run(begin_move(&**disk, &**work, plan, superblock, looked_at.as_slice(), &()))
                 .expect("no faults");
         };
         match run(read_move(&**work)).expect("no faults") {
@@ -238,5 +244,37 @@ fn a_key_block_that_somebody_wrote_is_not_taken_for_the_end_of_a_move() {
             images[0][(key + sector) * SECTOR..][..SECTOR].fill(1);
         }
         assert_eq!(resume(images), Err(MoveError::Foreign { sector: key as u64 }));
+    }
+}
+
+#[test]
+fn a_disk_that_was_changed_since_it_was_looked_at_is_not_moved() {
+    for (from, to) in [(16, 0), (0, 16)] {
+        let case = Case::new(from, to, 1000, 64);
+        let power = Power::new([case.before.clone(), case.work()]);
+        let [disk, work] = &power.devices;
+        let mut looked_at = case.before[..8192].to_vec();
+        looked_at[9 * SECTOR] ^= 1;
+        let plan = case.plan.clone();
+        let refused = run(begin_move(&**disk, &**work, plan, None, &looked_at, &()));
+        assert!(matches!(refused, Err(MoveError::Changed { .. })), "{refused:?}");
+        assert!(power.images() == [case.before.clone(), case.work()], "nothing was written");
+    }
+}
+
+#[test]
+fn a_record_that_was_read_before_another_command_went_on_is_not_followed() {
+    for (from, to) in [(16, 0), (0, 16)] {
+        let case = Case::new(from, to, 1000, 64);
+        let images = halfway(&case);
+        let power = Power::new(images);
+        let [disk, work] = &power.devices;
+        let state = run(read_move(&**work)).expect("no faults").expect("a record");
+        // Another command, which ends before this one has the disk for itself.
+        assert!(case.command(&power));
+        let before = power.images();
+        let refused = run(resume_move(&**disk, &**work, state, &()));
+        assert!(matches!(refused, Err(MoveError::Changed { .. })), "{refused:?}");
+        assert!(power.images() == before, "nothing was written");
     }
 }

@@ -10,7 +10,9 @@ use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, SECTOR_BYTES, Sector, Superblock, Uuid};
 
-use super::move_data::{MoveArgs, Span, begin, find, go_on, head_of_data, refuse_content};
+use super::move_data::{
+    MoveArgs, Span, begin, begin_of, find, go_on, head_of_data, refuse_content,
+};
 use super::print;
 
 const AFTER_HELP: &str = "\
@@ -72,6 +74,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     {
         return Ok(());
     }
+    // Before everything that is read of it.
+    let looked_at = begin_of(&target)?;
     refuse_members(&target)?;
     let head = head_of_data(&target, Sector(0))?;
     let superblock = new_superblock(args, &target)?;
@@ -83,7 +87,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let sectors = data_sectors(args, &target, &head)?;
     drop(target);
     let span = Span { from: Sector(0), to: DEFAULT_DATA_OFFSET, sectors };
-    begin(&args.disk, &span, Some(&superblock.encode()), &args.moving)
+    begin(&args.disk, &span, Some(&superblock.encode()), &looked_at, &args.moving)
 }
 
 fn refuse_members(disk: &Target) -> Result<(), Failure> {

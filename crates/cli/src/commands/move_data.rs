@@ -64,6 +64,14 @@ pub struct Unfinished {
     by_name: bool,
 }
 
+/// The begin of a disk, by which it is known again when it is opened alone.
+pub fn begin_of(disk: &Target) -> Result<Vec<u8>, Failure> {
+    let mut begin = vec![0; VEIL_BYTES];
+    let count = disk.read_some(0, &mut begin)?;
+    begin.truncate(count);
+    Ok(begin)
+}
+
 /// The first bytes of the data of a disk.
 pub fn head_of_data(disk: &Target, at: Sector) -> Result<Vec<u8>, Failure> {
     let mut head = vec![0; HEAD_BYTES];
@@ -98,9 +106,8 @@ pub fn find(disk: &Target, args: &MoveArgs) -> Result<Option<Unfinished>, Failur
     if let Some(work) = &args.work {
         refuse_itself(&disk.path, work)?;
     }
-    let mut head = vec![0; VEIL_BYTES];
-    let count = disk.read_some(0, &mut head)?;
-    let uuid = veiled(&head[..count]);
+    let head = begin_of(disk)?;
+    let uuid = veiled(&head);
     let words = identity(&disk.path);
     let host = host()?;
     let given = args.work.iter().filter(|path| path.exists()).cloned();
@@ -122,7 +129,12 @@ pub fn find(disk: &Target, args: &MoveArgs) -> Result<Option<Unfinished>, Failur
     }
     match uuid {
         // A superblock in force: only a rest of the veil is behind it, which nothing reads.
-        Some(_) if has_superblock(disk) && veiled(&head[..VEIL_BYTES / 2]).is_none() => Ok(None),
+        Some(_)
+            if has_superblock(disk)
+                && veiled(&head[..VEIL_BYTES.min(head.len()) / 2]).is_none() =>
+        {
+            Ok(None)
+        }
         Some(uuid) => {
             // By a command that still runs, whose work file can't be read.
             drop(Target::open(&disk.path, Access::Change)?);
@@ -221,11 +233,13 @@ fn of_another_disk(disk: &Path, plan: &MovePlan, work: &Path) -> Failure {
         ))
 }
 
-/// Moves the data of a disk, with a new work file.
+/// Moves the data of a disk, with a new work file. `looked_at`: the begin of the disk by which all
+/// of this was chosen.
 pub fn begin(
     disk: &Path,
     span: &Span,
     superblock: Option<&[u8]>,
+    looked_at: &[u8],
     args: &MoveArgs,
 ) -> Result<(), Failure> {
     if span.sectors < LEAST_SECTORS {
@@ -252,9 +266,14 @@ pub fn begin(
     let Span { from, to, sectors } = *span;
     let plan = MovePlan { uuid, from, to, sectors, chunk_sectors, identity: identity(disk) };
     let bar = Bar::new();
-    let moved = host.block_on(async { begin_move(&device, &file, plan, superblock, &bar).await });
+    let moved = host
+        .block_on(async { begin_move(&device, &file, plan, superblock, looked_at, &bar).await });
     bar.clear();
     drop((device, file));
+    if matches!(moved, Err(MoveError::Changed { .. })) {
+        // New, and without a record.
+        remove_header(&work)?;
+    }
     moved.map_err(|error| failure(&error, disk, &work))?;
     remove_header(&work)?;
     report(disk, span, &work, false, args)
@@ -340,6 +359,12 @@ fn failure(error: &MoveError, disk: &Path, work: &Path) -> Failure {
                      moved. If that is of another disk, and not needed, remove it",
                     work.display()
                 ))
+        }
+        MoveError::Changed { .. } => {
+            Failure::refused(disk, "it was used by another program just now")
+                .found(error)
+                .expected("the disk and its work file as the command found them at its start")
+                .advice("nothing was changed: run the command again")
         }
         MoveError::WorkDamaged { .. } => Failure::refused(work, "the work file is damaged")
             .found(error)

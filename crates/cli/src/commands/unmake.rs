@@ -10,7 +10,9 @@ use ubcache_daemon::open::target::{Access, Target};
 use ubcache_daemon::shell::shell_word;
 use ubcache_format::{BackingState, SECTOR_BYTES, Sector, Superblock};
 
-use super::move_data::{MoveArgs, Span, begin, find, go_on, head_of_data, refuse_content};
+use super::move_data::{
+    MoveArgs, Span, begin, begin_of, find, go_on, head_of_data, refuse_content,
+};
 use super::print;
 
 const AFTER_HELP: &str = "\
@@ -77,6 +79,8 @@ fn move_in_place(args: &Args) -> Result<(), Failure> {
     {
         return Ok(());
     }
+    // Before everything that is read of it.
+    let looked_at = begin_of(&target)?;
     let superblock = read(&target, ExpectedKind::Backing)?;
     let path = args.disk.display();
     match superblock.state() {
@@ -97,7 +101,7 @@ fn move_in_place(args: &Args) -> Result<(), Failure> {
     refuse_content(&args.disk, &head_of_data(&target, from)?, &instead)?;
     let span = Span { from, to: Sector(0), sectors: target.sectors().saturating_sub(from.0) };
     drop(target);
-    begin(&args.disk, &span, None, &args.moving)
+    begin(&args.disk, &span, None, &looked_at, &args.moving)
 }
 
 fn dirty(args: &Args, superblock: &Superblock) -> Failure {

@@ -26,6 +26,12 @@ pub enum MoveError {
         /// The first such sector.
         sector: u64,
     },
+    /// The disk or the work file was changed after it was looked at.
+    #[error("{part} is not what it was when the command looked at it")]
+    Changed {
+        /// The part that is different.
+        part: &'static str,
+    },
     /// The work file is not as it was written.
     #[error("{part} is not what was written")]
     WorkDamaged {

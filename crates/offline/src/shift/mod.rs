@@ -83,17 +83,23 @@ pub enum Resumed {
 }
 
 /// Moves the data of a disk. `work`: an empty work file of [`work_bytes`]. `superblock`: for a move
-/// up, what comes before the data.
+/// up, what comes before the data. `looked_at`: the begin of the disk by which the plan was made,
+/// before the disk was opened alone.
 ///
 /// # Errors
-/// A read or a write fails. [`resume_move`] goes on then.
+/// The begin of the disk is another one by now: nothing was changed. A read or a write fails:
+/// [`resume_move`] goes on then.
 pub async fn begin_move<D: Device, W: Device>(
     disk: &D,
     work: &W,
     plan: MovePlan,
     superblock: Option<&[u8]>,
+    looked_at: &[u8],
     watcher: &dyn Watcher,
 ) -> Result<(), MoveError> {
+    if read_begin(disk, looked_at.len()).await? != looked_at {
+        return Err(MoveError::Changed { part: "the begin of the disk" });
+    }
     let data = read_pieces(disk, plan.from, HEAD_SECTORS).await;
     let mut head = vec![0; plan.to.bytes() as usize];
     if let Some(superblock) = superblock.filter(|_| !goes_down(&plan)) {
@@ -112,16 +118,21 @@ pub async fn begin_move<D: Device, W: Device>(
     Run { disk, work, watcher }.body(state, head).await
 }
 
-/// Goes on with a move that was interrupted. `state`: what [`read_move`] found.
+/// Goes on with a move that was interrupted. `state`: what [`read_move`] found, perhaps before the
+/// work file was opened alone.
 ///
 /// # Errors
-/// A read or a write fails; the disk or the work file is not as the move left it.
+/// The work file has another record by now. A read or a write fails; the disk or the work file is
+/// not as the move left it.
 pub async fn resume_move<D: Device, W: Device>(
     disk: &D,
     work: &W,
     state: MoveState,
     watcher: &dyn Watcher,
 ) -> Result<Resumed, MoveError> {
+    if read_move(work).await?.as_ref() != Some(&state) {
+        return Err(MoveError::Changed { part: "the record of the work file" });
+    }
     let head = read_head(work, &state, head_bytes(&state.plan)).await?;
     let whole = || head.ok_or(MoveError::WorkDamaged { part: "the head of the data" });
     let run = Run { disk, work, watcher };
