@@ -23,10 +23,10 @@ Make room by shrinking the file system (resize2fs), or by making the partition o
 larger. Where the room is before the data, because the partition was made to begin 8 KiB earlier,
 --room-before only writes the superblock.
 
-Other content that is known (btrfs, bcachefs, LUKS, LVM, MD, a partition table and so on) is refused,
-also beside one of these: it is found by more than its first 4 KiB, so that a disk in the middle of
-the move could be mounted. The same is true of --data-size: give it only for data that nothing looks
-for behind its first 4 KiB.
+Other content that is known (btrfs, bcachefs, LUKS, LVM, MD, a partition table and so on) is
+refused, also beside one of these: it is found by more than its first 4 KiB, so that a disk in the
+middle of the move could be mounted. The same is true of --data-size: give it only for data that
+nothing looks for behind its first 4 KiB.
 
 Can be interrupted at any moment, by a power cut as well, and run again: it goes on. Until it has
 finished, the work file is as important as the disk, and the disk can be neither mounted nor

@@ -27,9 +27,9 @@
 //!
 //! **The key of the content has to be in its first 4 KiB**: what a mount looks at first, without
 //! which nothing uses the content (ext4, XFS). Only that block is written alone, first and last. Of
-//! content with another key (btrfs: byte 65536; bcachefs, MD 1.2: byte 4096; LUKS2: a second header)
-//! a power cut between the blocks leaves a disk that can be mounted and written, and is then given
-//! its old head. The callers refuse such content.
+//! content with another key (btrfs: byte 65536; bcachefs, MD 1.2: byte 4096; LUKS2: a second
+//! header) a power cut between the blocks leaves a disk that can be mounted and written, which then
+//! gets its old head back. The callers refuse such content.
 //!
 //! A step that is done twice writes the same bytes twice. So the same command, run again, goes on
 //! from R; it refuses a disk whose veil is not there, which somebody else has written to.
