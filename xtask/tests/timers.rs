@@ -77,6 +77,11 @@ const SLEEPS: &[(&str, &str, &str)] = &[
         "the system does not say when it has memory again",
     ),
     (
+        "request/read/ahead.rs",
+        "let expiry = self.context.env.sleep(ahead.unused_after);",
+        "what was read ahead and is not asked for is let go after a time",
+    ),
+    (
         "request/publish.rs",
         "self.context.env.sleep(PAUSE_AFTER_ERROR),",
         "after an error: the backing device needs a moment, or an operator",

@@ -349,7 +349,7 @@ impl<E: Env> CountedDevice<E> {
             let change = Change::Write(at, from, durability);
             return Box::pin(self.change_both(successor, change)).await;
         }
-        // As `write_here` does: every write comes through here, and a future in another one costs.
+        // The same as `write_here`: every write comes through here, and a future in another costs.
         let started = self.write_begins(range);
         let result = self.device.write(at, from, durability).await;
         self.write_ended(range, durability, started, &result);
