@@ -2,7 +2,7 @@
 //! the answers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use ubcache_env::local::{Event, Lock, Notify};
@@ -42,6 +42,9 @@ struct Waiting {
 pub struct Connection {
     stream: Rc<SimStream>,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
+    /// Requests whose answers nobody has taken, in the order in which these came. They are taken
+    /// in it: a client that saw a later one first would know less than the connection has told.
+    answered: RefCell<VecDeque<u64>>,
     next_cookie: Cell<u64>,
     sending: Lock,
     cut: Cell<bool>,
@@ -63,6 +66,7 @@ impl Connection {
         Connection {
             stream,
             waiting: RefCell::default(),
+            answered: RefCell::default(),
             next_cookie: Cell::new(1),
             sending: Lock::default(),
             cut: Cell::new(false),
@@ -234,6 +238,7 @@ impl Connection {
         assert!(request.answer.is_none(), "one answer to each request");
         request.answer = Some(answer);
         drop(waiting);
+        self.answered.borrow_mut().push_back(cookie);
         self.changed.notify_all();
     }
 
@@ -256,16 +261,13 @@ impl Connection {
         self.send(parts).await?;
         loop {
             let changed = self.changed.notified();
-            let answer = self
-                .waiting
-                .borrow_mut()
-                .get_mut(&cookie)
-                .and_then(|waiting| waiting.answer.take());
-            if let Some(answer) = answer {
-                self.waiting.borrow_mut().remove(&cookie);
-                return Ok(answer);
+            if self.answered.borrow().front() == Some(&cookie) {
+                self.answered.borrow_mut().pop_front();
+                let waiting = self.waiting.borrow_mut().remove(&cookie);
+                self.changed.notify_all();
+                return Ok(waiting.and_then(|it| it.answer).expect("it is answered"));
             }
-            if self.cut.get() {
+            if self.cut.get() && !self.answered.borrow().contains(&cookie) {
                 return Err(Cut);
             }
             changed.await;

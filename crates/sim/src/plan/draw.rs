@@ -119,11 +119,11 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         super::remote::add_remotes(&mut plan, &mut Rng::fork(seed, "remote"), options.remotes);
     }
     super::remote::add_distance(&mut plan, &mut Rng::fork(seed, "distance"));
-    super::moves::add_moves(&mut plan, &mut Rng::fork(seed, "moves"), options);
     // Not in other runs: the seeds that reach rare marks and find rare mutants stay as they are.
     if options.stored {
         super::stored::add_stored(&mut plan, &mut Rng::fork(seed, "stored"), options.stored);
     }
+    super::moves::add_moves(&mut plan, &mut Rng::fork(seed, "moves"), options);
     plan
 }
 

@@ -28,7 +28,8 @@ pub(in crate::plan) fn is_move(action: &ControlAction) -> bool {
 /// Moves a volume of some plans; the power fails about then in half of them.
 pub(super) fn add_moves(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
     let small = plan.volumes.iter().all(|volume| volume.head == 0 && volume.sectors <= 8192);
-    let alone = plan.hands.is_empty() && plan.remotes.is_empty() && !plan.replaces_cache();
+    let near = plan.remotes.is_empty() && plan.stored.is_empty();
+    let alone = plan.hands.is_empty() && near && !plan.replaces_cache();
     if !small || !alone || plan.has_driver() || plan.ops.is_empty() {
         return;
     }
