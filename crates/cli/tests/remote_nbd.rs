@@ -160,7 +160,15 @@ fn without_ubcache(directory: &Path, uri: &Path, content: &[u8]) {
     let start = format!("exec nbdkit -f -U {} {command}", text(&socket));
     nbdkit.args(["-c", &start]);
     let server = Server::start(nbdkit, socket, "");
-    let mut client = Client::connect(&server.socket, "").expect("a connection");
+    // A socket has its name before the server listens on it.
+    let connected = || match Client::connect(&server.socket, "") {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            None
+        }
+        client => Some(client.expect("a connection")),
+    };
+    let mut client = std::iter::repeat_with(connected).find_map(|client| client).expect("endless");
     let mut read = vec![0; content.len()];
     for (at, piece) in (0..).step_by(MIB as usize).zip(read.chunks_mut(MIB as usize)) {
         client.read(at, piece).expect("a read");
