@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use support::file_system::{ext4_of, files};
 use support::{
     Daemon, STAYS_DIRTY, each_io, have, must, names_in, pseudo_random, serve_command, sha256_of,
     sparse, text, tool, ubcache,
@@ -130,15 +131,8 @@ fn a_file_system_outlives_adoption_kills_and_release() {
         return;
     }
     each_io(TEST, |io, directory| {
-        let (disk, files) = (directory.join("disk.img"), directory.join("files"));
-        std::fs::create_dir(&files).expect("a directory");
-        let mut content = vec![0; MIB as usize];
-        for number in 0..12 {
-            pseudo_random(number, &mut content);
-            std::fs::write(files.join(format!("file{number}")), &content).expect("a file");
-        }
-        sparse(&disk, DISK_MIB * MIB);
-        must(tool("mkfs.ext4").args(["-q", "-F", "-d", text(&files)]).arg(&disk));
+        let (disk, files) = (directory.join("disk.img"), files(directory, 12, MIB));
+        ext4_of(&files, &disk, DISK_MIB * MIB, DISK_MIB * MIB);
         let set = Adopted::over(io, directory, disk.clone());
 
         // The same changes, to the disk by way of the cache and to a copy of it. They are made by
@@ -148,6 +142,7 @@ fn a_file_system_outlives_adoption_kills_and_release() {
         let mut served = set.serve(&STAYS_DIRTY);
         for round in 0..3 {
             let new = directory.join("new");
+            let mut content = vec![0; MIB as usize];
             pseudo_random(100 + round, &mut content);
             std::fs::write(&new, &content).expect("a file");
             let write = format!("write {} new{round}", new.display());

@@ -12,10 +12,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use support::file_system::{ext4_of, files};
 use support::steps::{is_killed_at, killed_at};
 use support::{
-    Daemon, STAYS_DIRTY, have, must, names_in, pseudo_random, scratch, serve_command, sha256_of,
-    sparse, text, tool, ubcache,
+    Daemon, STAYS_DIRTY, have, must, names_in, scratch, serve_command, sha256_of, tool, ubcache,
 };
 
 const MIB: u64 = 1 << 20;
@@ -23,6 +23,7 @@ const DISK_MIB: u64 = 16;
 const FILES: u64 = 4;
 /// Programs that every test needs.
 const PROGRAMS: [&str; 4] = ["strace", "mkfs.ext4", "e2fsck", "debugfs"];
+
 /// An ext4 with files on a disk, and a place for a cache.
 struct World {
     directory: tempfile::TempDir,
@@ -33,15 +34,9 @@ struct World {
 impl World {
     fn new() -> World {
         let directory = scratch();
-        let (disk, files) = (directory.path().join("disk.img"), directory.path().join("files"));
-        std::fs::create_dir(&files).expect("a directory");
-        let mut content = vec![0; MIB as usize / 2];
-        for number in 0..FILES {
-            pseudo_random(number, &mut content);
-            std::fs::write(files.join(format!("file{number}")), &content).expect("a file");
-        }
-        sparse(&disk, DISK_MIB * MIB);
-        must(tool("mkfs.ext4").args(["-q", "-F", "-d", text(&files)]).arg(&disk));
+        let disk = directory.path().join("disk.img");
+        let bytes = DISK_MIB * MIB;
+        ext4_of(&files(directory.path(), FILES, MIB / 2), &disk, bytes, bytes);
         let expected = std::fs::read(&disk).expect("the disk");
         World { directory, expected }
     }

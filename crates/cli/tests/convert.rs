@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::crashed::{json, run};
+use support::file_system::{ext4_of, files};
 use support::steps::is_killed_at;
 use support::{
-    Daemon, STAYS_DIRTY, have, must, names_in, pseudo_random, scratch, sha256_of, sparse, text,
-    tool, ubcache,
+    Daemon, STAYS_DIRTY, have, must, names_in, scratch, sha256_of, sparse, tool, ubcache,
 };
 
 const MIB: u64 = 1 << 20;
@@ -50,18 +50,8 @@ impl World {
 
     fn new() -> World {
         let World { directory, disk, .. } = World::empty();
-        let files = directory.path().join("files");
-        std::fs::create_dir(&files).expect("a directory");
-        let mut content = vec![0; MIB as usize / 2];
-        for number in 0..FILES {
-            pseudo_random(number, &mut content);
-            std::fs::write(files.join(format!("file{number}")), &content).expect("a file");
-        }
-        sparse(&disk, DISK_MIB * MIB);
-        let mut mkfs = tool("mkfs.ext4");
-        must(
-            mkfs.args(["-q", "-F", "-d", text(&files)]).arg(&disk).arg(format!("{}k", DATA >> 10)),
-        );
+        let files = files(directory.path(), FILES, MIB / 2);
+        ext4_of(&files, &disk, DISK_MIB * MIB, DATA as u64);
         let mut expected = std::fs::read(&disk).expect("the disk");
         expected.truncate(DATA);
         World { directory, disk, expected }

@@ -326,7 +326,7 @@ impl<E: Env> CountedDevice<E> {
     }
 
     /// A request of a move on the new device: others wait for it, so it ends in time, or fails.
-    /// What was begun may still take effect.
+    /// A request that was begun may still take effect.
     pub async fn in_time<T>(&self, request: impl Future<Output = IoResult<T>>) -> IoResult<T> {
         match first(request, self.env.sleep(SUCCESSOR_PATIENCE)).await {
             Either::Left(result) => result,

@@ -53,13 +53,14 @@ const STEPS: [Step; 3] = [
 pub fn run(cargo: &str) -> bool {
     let begin = Instant::now();
     let report = Report::default();
-    match programs::build(cargo) {
-        Ok(programs) => std::thread::scope(|scope| {
-            scope.spawn(|| programs::run(&programs, &report));
-            scope.spawn(|| beside(cargo, &report));
-        }),
-        Err(why) => report.failed(&format!("tests can't be built: {why}")),
-    }
+    let programs = programs::build(cargo).unwrap_or_else(|why| {
+        report.failed(&format!("tests can't be built: {why}"));
+        Vec::new()
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| programs::run(&programs, &report));
+        scope.spawn(|| beside(cargo, &report));
+    });
     step("examples in documentation", cargo, &["test", "--workspace", "--doc"], &report);
     println!("xtask: instruction counts");
     match instructions::compare(cargo, false) {

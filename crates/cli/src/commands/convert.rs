@@ -10,9 +10,7 @@ use ubcache_daemon::open::target::{Access, SUPERBLOCK_AT, Target};
 use ubcache_daemon::size::{parse_size, show_size};
 use ubcache_format::{CacheMode, DEFAULT_DATA_OFFSET, SECTOR_BYTES, Sector, Superblock, Uuid};
 
-use super::move_data::{
-    MoveArgs, Span, begin, begin_of, find, go_on, head_of_data, refuse_content,
-};
+use super::move_data::{MoveArgs, Span, begin, head_of_data, prepare, refuse_content};
 use super::print;
 
 const AFTER_HELP: &str = "\
@@ -64,18 +62,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    if !args.moving.dry_run {
-        // In use is said before all else.
-        drop(Target::open(&args.disk, Access::Change)?);
-    }
-    let target = Target::open(&args.disk, Access::Look)?;
-    if let Some(found) = find(&target, &args.moving)?
-        && go_on(&args.disk, false, found, &args.moving)?
-    {
+    let Some((target, looked_at)) = prepare(&args.disk, false, &args.moving)? else {
         return Ok(());
-    }
-    // Before everything that is read of it.
-    let looked_at = begin_of(&target)?;
+    };
     refuse_members(&target)?;
     let head = head_of_data(&target, Sector(0))?;
     let superblock = new_superblock(args, &target)?;

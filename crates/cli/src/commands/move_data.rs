@@ -57,15 +57,37 @@ pub struct Span {
 }
 
 /// The move that a disk is in the middle of, and its work file.
-pub struct Unfinished {
+struct Unfinished {
     work: PathBuf,
     state: MoveState,
     /// The disk has the name that the work file speaks of, and no mark of the move.
     by_name: bool,
 }
 
+/// Looks at a disk whose data is to be moved down or up, after a former move went on to its end.
+/// Returns it with its begin; `None`: that former move was this one.
+pub fn prepare(
+    disk: &Path,
+    down: bool,
+    args: &MoveArgs,
+) -> Result<Option<(Target, Vec<u8>)>, Failure> {
+    if !args.dry_run {
+        // In use is said before all else.
+        drop(Target::open(disk, Access::Change)?);
+    }
+    let target = Target::open(disk, Access::Look)?;
+    if let Some(found) = find(&target, args)?
+        && go_on(disk, down, found, args)?
+    {
+        return Ok(None);
+    }
+    // Before everything else that is read of it.
+    let begin = begin_of(&target)?;
+    Ok(Some((target, begin)))
+}
+
 /// The begin of a disk, by which it is known again when it is opened alone.
-pub fn begin_of(disk: &Target) -> Result<Vec<u8>, Failure> {
+fn begin_of(disk: &Target) -> Result<Vec<u8>, Failure> {
     let mut begin = vec![0; VEIL_BYTES];
     let count = disk.read_some(0, &mut begin)?;
     begin.truncate(count);
@@ -102,7 +124,7 @@ pub fn refuse_content(disk: &Path, head: &[u8], instead: &str) -> Result<(), Fai
 ///
 /// # Errors
 /// The disk is in the middle of a move whose work file is not found, or is its own work file.
-pub fn find(disk: &Target, args: &MoveArgs) -> Result<Option<Unfinished>, Failure> {
+fn find(disk: &Target, args: &MoveArgs) -> Result<Option<Unfinished>, Failure> {
     if let Some(work) = &args.work {
         refuse_itself(&disk.path, work)?;
     }
@@ -178,7 +200,7 @@ fn read_work(host: &Host, work: &Path) -> Result<Option<MoveState>, Failure> {
 ///
 /// # Errors
 /// It is a move in the other direction, or nothing says that it is of this disk.
-pub fn go_on(disk: &Path, down: bool, found: Unfinished, args: &MoveArgs) -> Result<bool, Failure> {
+fn go_on(disk: &Path, down: bool, found: Unfinished, args: &MoveArgs) -> Result<bool, Failure> {
     let Unfinished { work, state, by_name } = found;
     let plan = state.plan.clone();
     let span = Span { from: plan.from, to: plan.to, sectors: plan.sectors };

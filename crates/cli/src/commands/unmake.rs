@@ -6,13 +6,10 @@ use serde_json::json;
 use ubcache_daemon::Failure;
 use ubcache_daemon::backing::is_uri;
 use ubcache_daemon::open::superblock::{ExpectedKind, look, read};
-use ubcache_daemon::open::target::{Access, Target};
 use ubcache_daemon::shell::shell_word;
 use ubcache_format::{BackingState, SECTOR_BYTES, Sector, Superblock};
 
-use super::move_data::{
-    MoveArgs, Span, begin, begin_of, find, go_on, head_of_data, refuse_content,
-};
+use super::move_data::{MoveArgs, Span, begin, head_of_data, prepare, refuse_content};
 use super::print;
 
 const AFTER_HELP: &str = "\
@@ -69,18 +66,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn move_in_place(args: &Args) -> Result<(), Failure> {
-    if !args.moving.dry_run {
-        // In use is said before all else.
-        drop(Target::open(&args.disk, Access::Change)?);
-    }
-    let target = Target::open(&args.disk, Access::Look)?;
-    if let Some(found) = find(&target, &args.moving)?
-        && go_on(&args.disk, true, found, &args.moving)?
-    {
+    let Some((target, looked_at)) = prepare(&args.disk, true, &args.moving)? else {
         return Ok(());
-    }
-    // Before everything that is read of it.
-    let looked_at = begin_of(&target)?;
+    };
     let superblock = read(&target, ExpectedKind::Backing)?;
     let path = args.disk.display();
     match superblock.state() {

@@ -3,10 +3,33 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Daemon, Guard, Mount, export_as_file, must, skipped, tool};
+use super::{
+    Daemon, Guard, Mount, export_as_file, must, pseudo_random, skipped, sparse, text, tool,
+};
 
 /// Programs that it takes.
 pub const PROGRAMS: [&str; 5] = ["nbdfuse", "fusermount3", "mkfs.ext4", "e2fsck", "mount"];
+
+/// Files `file0`, `file1` and so on, of so many bytes each, in a directory `files`, which is
+/// returned.
+pub fn files(directory: &Path, count: u64, bytes: u64) -> PathBuf {
+    let files = directory.join("files");
+    std::fs::create_dir(&files).expect("a directory");
+    let mut content = vec![0; bytes as usize];
+    for number in 0..count {
+        pseudo_random(number, &mut content);
+        std::fs::write(files.join(format!("file{number}")), &content).expect("a file");
+    }
+    files
+}
+
+/// Makes an image of so many bytes with an ext4 that has these files and ends at byte `end`.
+pub fn ext4_of(files: &Path, image: &Path, bytes: u64, end: u64) {
+    sparse(image, bytes);
+    let mut mkfs = tool("mkfs.ext4");
+    mkfs.args(["-q", "-F", "-b", "4096", "-d", text(files)]).arg(image);
+    must(mkfs.arg(format!("{}k", end >> 10)));
+}
 
 /// An export as a file: the mount, nbdfuse, the file.
 type ExportFile = (Mount, Guard, PathBuf);

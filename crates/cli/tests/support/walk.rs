@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ubcache_cli::nbd_client::Client;
 
-use super::{Daemon, must, names_in, pseudo_random, serve_command, sha256_of, sparse, text, tool};
+use super::file_system::{ext4_of, files};
+use super::{Daemon, must, names_in, pseudo_random, serve_command, sha256_of, tool};
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 4096;
@@ -40,17 +41,11 @@ struct Block {
 impl Image {
     /// An ext4 of 32 MiB with files, made without ubcache.
     pub fn make(directory: &Path) -> Image {
-        let (file, files) = (directory.join("image"), directory.join("files"));
-        std::fs::create_dir(&files).expect("a directory");
-        let mut content = vec![0; MIB as usize];
-        for number in 0..8 {
-            pseudo_random(number, &mut content);
-            std::fs::write(files.join(format!("file{number}")), &content).expect("a file");
-        }
-        std::fs::write(files.join("load"), content.repeat(4)).expect("a file");
-        sparse(&file, 32 * MIB);
-        let mut mkfs = tool("mkfs.ext4");
-        must(mkfs.args(["-q", "-F", "-b", "4096", "-d", text(&files)]).arg(&file));
+        let (file, files) = (directory.join("image"), files(directory, 8, MIB));
+        let mut content = vec![0; 4 * MIB as usize];
+        pseudo_random(8, &mut content);
+        std::fs::write(files.join("load"), &content).expect("a file");
+        ext4_of(&files, &file, 32 * MIB, 32 * MIB);
         let blocks = must(tool("debugfs").args(["-R", "blocks /load"]).arg(&file));
         let at = blocks.split_whitespace().map(|block| block.parse::<u64>().expect("a number"));
         let load = at.map(|at| Block { at: at * BLOCK, flushed: 0, newest: 0, is_sure: true });

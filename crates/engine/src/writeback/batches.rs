@@ -36,6 +36,9 @@ impl<E: Env> CachedVolume<E> {
             self.context.env.mark("writeback_waits_for_pause");
             first(self.writeback.wake.notified(), self.opens()).await;
         }
+        if self.ends() {
+            return (Cleaned::default(), 0);
+        }
         if batches.running.get() > 0 {
             self.context.env.mark("writeback_batches_beside");
         }
