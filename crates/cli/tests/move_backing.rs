@@ -71,6 +71,18 @@ impl Content {
             assert!(self.is_right(index, &data), "block {index}");
         }
     }
+
+    /// Keeps the version that a client has read of the block that was being written. The next
+    /// death has a block of its own.
+    fn settle(&mut self, mut read: impl FnMut(u64, &mut [u8])) {
+        if let Some((index, version)) = self.either.take() {
+            let mut data = vec![0; BLOCK as usize];
+            read(index * BLOCK, &mut data);
+            if data == block(index, version) {
+                self.versions[index as usize] = version;
+            }
+        }
+    }
 }
 
 /// A client that goes on writing and comparing until it is told to end, or the daemon dies.
@@ -251,7 +263,8 @@ fn a_move_that_is_killed_leaves_one_disk_and_begins_again() {
         for seed in 2..2 + kills(5) {
             let daemon = Daemon::start(io, directory, &cache, &named(&old), &options("writeback"));
             let load = Load::start(&daemon, content, seed);
-            let said = moved(&daemon, &new, &["--no-wait"]);
+            // A move that was killed just before or after its switch leaves two superblocks.
+            let said = moved(&daemon, &new, &["--no-wait", "--force"]);
             assert!(said.contains("moves to"), "{said}");
             std::thread::sleep(Duration::from_millis(seed * 13 % 60));
             daemon.kill();
@@ -266,11 +279,12 @@ fn a_move_that_is_killed_leaves_one_disk_and_begins_again() {
             });
             let mut client = daemon.client("disk0.img");
             content.compare(|at, data| client.read(at, data).expect("a read"));
+            content.settle(|at, data| client.read(at, data).expect("a read"));
             daemon.kill();
         }
         let daemon = Daemon::start(io, directory, &cache, &named(&old), &options("writeback"));
         let load = Load::start(&daemon, content, 99);
-        moved(&daemon, &new, &[]);
+        moved(&daemon, &new, &["--force"]);
         assert!(moved(&daemon, &new, &[]).contains("already"));
         load.goes_on();
         let content = load.end();
