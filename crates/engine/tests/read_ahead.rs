@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions};
+use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions, Tuning};
 use ubcache_env::{
     Buf, Device, Distance, Durability, Env, IoVec, Nanos, Sector, SectorRange, StreamId, Volume,
 };
@@ -18,6 +18,10 @@ const CLIENT: StreamId = StreamId(1);
 type Opened = (CacheSet<SimEnv>, Rc<CachedVolume<SimEnv>>, SimDisk);
 
 async fn open(world: &SimWorld, env: &SimEnv, distance: Distance) -> Opened {
+    open_with(world, env, distance, Tuning::default()).await
+}
+
+async fn open_with(world: &SimWorld, env: &SimEnv, distance: Distance, tuning: Tuning) -> Opened {
     let cache = SimDisk::new(world, DiskConfig::new("cache", 256 * 1024));
     let config = DiskConfig::new("backing", SECTORS + OFFSET);
     let backing = SimDisk::new(world, DiskConfig { profile: Profile::Slow, distance, ..config });
@@ -32,7 +36,8 @@ async fn open(world: &SimWorld, env: &SimEnv, distance: Distance) -> Opened {
         .write(Sector(8), write(superblock.encode()), Durability::Fua)
         .await
         .expect("a good disk");
-    let set = CacheSet::open(env.clone(), cache, SetOptions::default()).await.expect("opens");
+    let options = SetOptions { tuning, ..SetOptions::default() };
+    let set = CacheSet::open(env.clone(), cache, options).await.expect("opens");
     let attached = set.attach(backing.clone(), AttachOptions::default()).await;
     (set, attached.expect("the volume attaches"), backing)
 }
@@ -107,4 +112,26 @@ fn nothing_is_kept_of_a_stream_that_has_ended() {
         assert_eq!(set.held().in_flight, 0);
     });
     assert!(world.marks().contains_key("read_ahead_unused"));
+}
+
+/// Defect: what waited for a stream that had ended kept all of the memory for five seconds, and the
+/// next stream was not read ahead of.
+#[test]
+fn stream_that_has_ended_leaves_its_memory_to_the_next() {
+    let world = in_a_world(async |world, env| {
+        let tuning = Tuning { fill_bytes_max: 2 << 20, ..Tuning::default() };
+        let (_set, volume, _) = open_with(world, env, Distance::Remote, tuning).await;
+        volume.set_attribute("sequential_cutoff", "1k").expect("sets");
+        let stream = async |first: u64| {
+            let began = env.now();
+            for at in 0..64 {
+                read(&volume, first + at * READ).await;
+            }
+            env.now().since(began)
+        };
+        let alone = stream(0).await;
+        let next = stream(SECTORS / 2).await;
+        assert!(next.0 < alone.0 * 3 / 2, "{next:?} behind another stream, {alone:?} alone");
+    });
+    assert!(world.marks().contains_key("read_ahead_short_of_memory"));
 }

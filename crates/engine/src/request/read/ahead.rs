@@ -104,9 +104,13 @@ impl<E: Env> CachedVolume<E> {
             return;
         }
         // Misses that are to be cached need the other half.
-        if self.fills.memory.available() < self.context.tuning.fill_bytes_max / 2 {
+        let is_short = || self.fills.memory.available() < self.context.tuning.fill_bytes_max / 2;
+        if is_short() {
             self.context.env.mark("read_ahead_short_of_memory");
-            return;
+            ahead.make_room(stream);
+            if is_short() {
+                return;
+            }
         }
         let mut there = IntervalSet::default();
         for extent in self.index.live_extents(self.inode(), range) {

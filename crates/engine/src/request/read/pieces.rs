@@ -157,6 +157,16 @@ impl ReadAhead {
         true
     }
 
+    /// Gives up what waits for a stream that has come to its end, as it seems, for another one.
+    pub(super) fn make_room(&self, stream: u64) {
+        let waiting: Vec<_> = self.pieces.borrow().values().cloned().collect();
+        let others = waiting.iter().map(|piece| piece.stream).filter(|other| *other != stream);
+        let Some(stale) = self.streams.borrow().stalest(others) else { return };
+        for piece in waiting.iter().filter(|piece| piece.stream == stale) {
+            self.expires(piece);
+        }
+    }
+
     /// Nobody has come for the rest of a piece.
     pub(super) fn expires(&self, piece: &Rc<Piece>) {
         let wasted = 2 * piece.used_sectors.get() < piece.range.sectors();

@@ -17,6 +17,8 @@ const STREAMS_MAX: usize = 16;
 const RELUCTANCE_MAX: u32 = 8;
 /// Pieces that have to be used before reluctance falls by a step.
 const PIECES_FOR_TRUST: u32 = 8;
+/// Misses of other streams after which one seems to have come to its end.
+const MISSES_UNTIL_STALE: u64 = 16;
 /// The window has at least so many pieces.
 const PIECES_IN_WINDOW: u64 = 4;
 
@@ -77,7 +79,7 @@ impl Streams {
 
     /// A read of the device took so long.
     pub fn request_ended(&mut self, took: Nanos) {
-        let risen = Nanos(self.latency.0 + self.latency.0 / 64 + 1);
+        let risen = Nanos(self.latency.0 + self.latency.0 / 1024 + 1);
         self.latency = if self.latency.0 == 0 { took } else { took.min(risen) };
     }
 
@@ -162,6 +164,16 @@ impl Streams {
         self.reluctance = (self.reluctance + 1).min(RELUCTANCE_MAX);
         self.pieces_used = 0;
         true
+    }
+
+    /// The one of these streams that was not heard of for the longest time, if that is long enough.
+    pub fn stalest(&self, numbers: impl Iterator<Item = u64>) -> Option<u64> {
+        let used = |number: u64| {
+            let known = self.streams.iter().find(|stream| stream.number == number);
+            known.map_or(0, |stream| stream.used)
+        };
+        let stalest = numbers.min_by_key(|number| used(*number))?;
+        (self.clock - used(stalest) >= MISSES_UNTIL_STALE).then_some(stalest)
     }
 
     /// Twice what the device delivers in the time of a request.
