@@ -77,6 +77,7 @@ fn package_is_installed_used_upgraded_and_purged() {
         "/usr/share/doc/ubcache/ubcache.cdx.json",
         "/lib/systemd/system/ubcached.service",
         "/lib/udev/rules.d/68-ubcache.rules",
+        "/usr/share/ubcache/67-ublk-users.rules",
         "/etc/ubcache/example.toml.sample",
     ] {
         machine.run(&format!("dpkg -S {file} && test -e {file}"));

@@ -45,6 +45,7 @@ fn the_archive_runs_in_an_empty_root_and_lists_its_crates() {
         "lib/systemd/system/ubcached.service",
         "lib/systemd/system/ubcache-nbd@.service",
         "lib/udev/rules.d/68-ubcache.rules",
+        "share/ubcache/67-ublk-users.rules",
         "share/doc/ubcache/LICENSE-MIT",
         "share/doc/ubcache/LICENSE-APACHE",
     ] {

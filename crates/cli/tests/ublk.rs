@@ -40,12 +40,33 @@ fn wrong_choices_of_devices_are_refused_with_what_was_expected() {
         (["--ublk", "nothing"], "no such export"),
         (["--ublk", "disk0.img=x"], "is not the number of a device"),
         (["--ublk-without", "magic"], "known are user-copy, auto-buffers"),
+        (["--ublk-require", "magic"], "known are user-copy, auto-buffers"),
         (["--ublk-depth", "0"], "1..=4096"),
     ] {
         let refused = Daemon::try_start("pool", directory.path(), &cache, &backings, &options);
         let said = refused.err().unwrap_or_else(|| panic!("{options:?} is refused")).1;
         assert!(said.contains(expected), "{options:?}: {expected} in: {said}");
     }
+}
+
+#[test]
+fn an_ability_that_is_required_and_switched_off_is_a_contradiction() {
+    let directory = scratch();
+    let (cache, backings) = make_set(directory.path(), &[16], &[]);
+    let options = ["--ublk", "--ublk-require", "reissue", "--ublk-without", "recovery"];
+    let refused = Daemon::try_start("pool", directory.path(), &cache, &backings, &options);
+    let said = refused.err().expect("nothing is both").1;
+    for words in ["--ublk-require reissue: can't be had", "--ublk-without recovery"] {
+        assert!(said.contains(words), "{words} in: {said}");
+    }
+    let file = directory.path().join("set.toml");
+    let text = "cache = \"/x\"\nublk_require = [\"auto-buffers\"]\nublk_without = \
+                [\"user-copy\"]\n[[volume]]\nname = \"data\"\nbacking = \"/y\"\nexport = \"ublk\"\n";
+    std::fs::write(&file, text).expect("a file");
+    let checked = run(&["config", "check", &file.display().to_string()]);
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(1), "{said}");
+    assert!(said.contains(":2:16: ublk_require: auto-buffers can't be had"), "{said}");
 }
 
 #[test]

@@ -36,6 +36,7 @@
 //! | `mapping` | memory that a file or a driver shares |
 //! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
 //! | [`kept`] | [`HostKept`]: memory that outlives the process |
+//! | [`access`] | waiting for rights on a file that somebody else gives |
 //! | [`descriptors`] | how many descriptors may be open |
 //! | `memory` | how a daemon that clients on its own machine write to goes on when memory is short |
 //! | `sys` | system calls as safe functions |
@@ -45,6 +46,7 @@
 )]
 #![warn(clippy::large_futures)]
 
+pub mod access;
 pub mod activation;
 mod claims;
 pub mod command;
@@ -73,6 +75,7 @@ mod sys;
 mod timers;
 mod workers;
 
+pub use access::wait_for_access;
 pub use activation::{ActivationError, PassedAddress, PassedSocket, passed_sockets};
 pub use claims::{loop_in_use, sysfs_directory, under_loop_in_use};
 pub use command::{HostCommands, control};

@@ -26,8 +26,8 @@ pub mod control {
     pub const START_USER_RECOVERY: u32 = ioctl(READ_WRITE, 0x10, BYTES);
     /// Ends that: requests come again.
     pub const END_USER_RECOVERY: u32 = ioctl(READ_WRITE, 0x11, BYTES);
-    /// Reads a [`super::DeviceInfoRaw`].
-    pub const GET_DEV_INFO: u32 = ioctl(READ, 0x02, BYTES);
+    /// Reads a [`super::DeviceInfoRaw`]. Takes a path, for every device.
+    pub const GET_DEV_INFO2: u32 = ioctl(READ, 0x12, BYTES);
     /// Reads the abilities of the driver (Linux 6.5).
     pub const GET_FEATURES: u32 = ioctl(READ, 0x13, BYTES);
     /// Changes the size of the block device (Linux 6.16).

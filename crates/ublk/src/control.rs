@@ -9,7 +9,7 @@ use std::fmt;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::abi::{ControlCommand, DeviceInfoRaw, control};
-use crate::features::Features;
+use crate::features::{Features, UNPRIVILEGED};
 use crate::parameters::Parameters;
 
 /// Number for "any device" and "no queue".
@@ -18,6 +18,7 @@ const NO_QUEUE: u16 = u16::MAX;
 
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
 const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
@@ -26,6 +27,14 @@ const ENODEV: i32 = 19;
 pub trait ControlDevice {
     /// Gives the driver a command with its data: a result, or a negative errno.
     fn command(&self, code: u32, command: ControlCommand, data: &mut [u8]) -> i32;
+
+    /// Path of the character device of a device. Rights on it are what the driver asks for where
+    /// the device was made by a user.
+    fn path(&self, device: u32) -> String;
+
+    /// Waits until the caller has these rights on a new device: a rule of udev gives them. Returns
+    /// false if it takes too long.
+    fn wait_for_access(&self, device: u32) -> bool;
 }
 
 /// A command that was refused.
@@ -57,7 +66,7 @@ impl ControlError {
 
     /// The caller may not do this.
     pub fn is_forbidden(&self) -> bool {
-        self.errno == EPERM
+        matches!(self.errno, EPERM | EACCES)
     }
 }
 
@@ -130,9 +139,16 @@ pub struct DeviceInfo {
     pub features: Features,
     /// A number that its server has given it.
     pub identity: u64,
+    /// User and group that made it.
+    pub owner: (u32, u32),
 }
 
 impl DeviceInfo {
+    /// A user without CAP_SYS_ADMIN made it.
+    pub fn is_unprivileged(&self) -> bool {
+        self.features.has(UNPRIVILEGED)
+    }
+
     fn from_raw(raw: &DeviceInfoRaw) -> DeviceInfo {
         DeviceInfo {
             device: raw.device,
@@ -143,6 +159,7 @@ impl DeviceInfo {
             pid: u32::try_from(raw.pid).unwrap_or(0),
             features: Features(raw.flags),
             identity: raw.server_flags,
+            owner: (raw.owner_uid, raw.owner_gid),
         }
     }
 }
@@ -179,13 +196,47 @@ impl<C: ControlDevice> Control<C> {
         let command = ControlCommand {
             device: device.unwrap_or(ANY),
             queue: NO_QUEUE,
-            len: u16::try_from(data.len()).expect("control data is short"),
+            len: len_of(data),
             value,
             ..ControlCommand::default()
         };
-        match self.0.command(code, command, data) {
-            code if code < 0 => Err(ControlError { command: name, device, errno: -code }),
-            _ => Ok(()),
+        outcome(name, device, self.0.command(code, command, data))
+    }
+
+    /// Gives a command with the path of the device before its data.
+    fn give_with_path(
+        &self,
+        (code, name): (u32, &'static str),
+        device: u32,
+        value: u64,
+        data: &mut [u8],
+    ) -> Result<(), ControlError> {
+        let path = self.0.path(device).into_bytes();
+        let mut all = [&path, &*data].concat();
+        let command = ControlCommand {
+            device,
+            queue: NO_QUEUE,
+            len: len_of(&all),
+            value,
+            path_len: len_of(&path),
+            ..ControlCommand::default()
+        };
+        let result = self.0.command(code, command, &mut all);
+        data.copy_from_slice(&all[path.len()..]);
+        outcome(name, Some(device), result)
+    }
+
+    /// Gives a command for a device in the form that its kind needs.
+    fn give_to(
+        &self,
+        command: (u32, &'static str),
+        device: &DeviceInfo,
+        value: u64,
+        data: &mut [u8],
+    ) -> Result<(), ControlError> {
+        match device.is_unprivileged() {
+            true => self.give_with_path(command, device.device, value, data),
+            false => self.give(command, Some(device.device), value, data),
         }
     }
 
@@ -196,10 +247,11 @@ impl<C: ControlDevice> Control<C> {
         Ok(Features(u64::from_ne_bytes(bits)))
     }
 
-    /// A device; none: there is none of this number.
+    /// A device; none: there is none of this number. Forbidden for devices of others.
     pub fn info(&self, device: u32) -> Result<Option<DeviceInfo>, ControlError> {
         let mut data = [0; size_of::<DeviceInfoRaw>()];
-        match self.give((control::GET_DEV_INFO, "GET_DEV_INFO"), Some(device), 0, &mut data) {
+        let command = (control::GET_DEV_INFO2, "GET_DEV_INFO2");
+        match self.give_with_path(command, device, 0, &mut data) {
             Ok(()) => {}
             Err(error) if error.is_missing() => return Ok(None),
             Err(error) => return Err(error),
@@ -224,57 +276,72 @@ impl<C: ControlDevice> Control<C> {
     }
 
     /// Gives a new device its properties.
-    pub fn set_parameters(&self, device: u32, parameters: &Parameters) -> Result<(), ControlError> {
+    pub fn set_parameters(
+        &self,
+        device: &DeviceInfo,
+        parameters: &Parameters,
+    ) -> Result<(), ControlError> {
         let mut data = parameters.to_bytes();
-        self.give((control::SET_PARAMS, "SET_PARAMS"), Some(device), 0, &mut data)
+        self.give_to((control::SET_PARAMS, "SET_PARAMS"), device, 0, &mut data)
     }
 
     /// Its properties; none: they make no sense.
-    pub fn parameters(&self, device: u32) -> Result<Option<Parameters>, ControlError> {
+    pub fn parameters(&self, device: &DeviceInfo) -> Result<Option<Parameters>, ControlError> {
         let mut data = Parameters::room();
-        self.give((control::GET_PARAMS, "GET_PARAMS"), Some(device), 0, &mut data)?;
+        self.give_to((control::GET_PARAMS, "GET_PARAMS"), device, 0, &mut data)?;
         Ok(Parameters::from_bytes(&data))
     }
 
     /// Makes the block device appear. Returns when all queues have their commands, and the kernel
     /// has looked for partitions.
-    pub fn start(&self, device: u32, pid: u32) -> Result<(), ControlError> {
+    pub fn start(&self, device: &DeviceInfo, pid: u32) -> Result<(), ControlError> {
         let pid = u64::from(pid);
-        self.give((control::START_DEV, "START_DEV"), Some(device), pid, &mut [])
+        self.give_to((control::START_DEV, "START_DEV"), device, pid, &mut [])
     }
 
     /// Makes the block device disappear: its requests fail.
-    pub fn stop(&self, device: u32) -> Result<(), ControlError> {
-        self.give((control::STOP_DEV, "STOP_DEV"), Some(device), 0, &mut [])
+    pub fn stop(&self, device: &DeviceInfo) -> Result<(), ControlError> {
+        self.give_to((control::STOP_DEV, "STOP_DEV"), device, 0, &mut [])
     }
 
     /// Removes the device. Waits until nobody has its character device open or mapped.
-    pub fn delete(&self, device: u32) -> Result<(), ControlError> {
-        self.give((control::DEL_DEV, "DEL_DEV"), Some(device), 0, &mut [])
+    pub fn delete(&self, device: &DeviceInfo) -> Result<(), ControlError> {
+        self.give_to((control::DEL_DEV, "DEL_DEV"), device, 0, &mut [])
     }
 
     /// Begins to serve a device whose server is gone. Busy until the kernel has noticed that.
-    pub fn begin_recovery(&self, device: u32) -> Result<(), ControlError> {
+    pub fn begin_recovery(&self, device: &DeviceInfo) -> Result<(), ControlError> {
         let command = (control::START_USER_RECOVERY, "START_USER_RECOVERY");
-        self.give(command, Some(device), 0, &mut [])
+        self.give_to(command, device, 0, &mut [])
     }
 
     /// Ends that, when all queues have their commands: requests come again.
-    pub fn end_recovery(&self, device: u32, pid: u32) -> Result<(), ControlError> {
+    pub fn end_recovery(&self, device: &DeviceInfo, pid: u32) -> Result<(), ControlError> {
         let command = (control::END_USER_RECOVERY, "END_USER_RECOVERY");
-        self.give(command, Some(device), u64::from(pid), &mut [])
+        self.give_to(command, device, u64::from(pid), &mut [])
     }
 
     /// Lets requests that come from now on wait in the kernel for the next server. The present one
     /// gets back the commands of idle slots, and answers what it has been given. The driver keeps
     /// all other commands for the device waiting meanwhile, up to so long.
-    pub fn quiesce(&self, device: u32, patience_ms: u64) -> Result<(), ControlError> {
+    pub fn quiesce(&self, device: &DeviceInfo, patience_ms: u64) -> Result<(), ControlError> {
         let command = (control::QUIESCE_DEV, "QUIESCE_DEV");
-        self.give(command, Some(device), patience_ms, &mut [])
+        self.give_to(command, device, patience_ms, &mut [])
     }
 
     /// Changes the size of the block device.
-    pub fn update_size(&self, device: u32, sectors: u64) -> Result<(), ControlError> {
-        self.give((control::UPDATE_SIZE, "UPDATE_SIZE"), Some(device), sectors, &mut [])
+    pub fn update_size(&self, device: &DeviceInfo, sectors: u64) -> Result<(), ControlError> {
+        self.give_to((control::UPDATE_SIZE, "UPDATE_SIZE"), device, sectors, &mut [])
+    }
+}
+
+fn len_of(data: &[u8]) -> u16 {
+    u16::try_from(data.len()).expect("control data is short")
+}
+
+fn outcome(command: &'static str, device: Option<u32>, result: i32) -> Result<(), ControlError> {
+    match result {
+        code if code < 0 => Err(ControlError { command, device, errno: -code }),
+        _ => Ok(()),
     }
 }

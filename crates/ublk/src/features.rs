@@ -14,6 +14,8 @@ pub struct Feature {
     pub name: &'static str,
     /// Its bit.
     pub bit: u64,
+    /// The first Linux that has it.
+    pub since: &'static str,
     /// Its use, in words.
     pub what: &'static str,
 }
@@ -22,6 +24,8 @@ pub struct Feature {
 pub const USER_RECOVERY: u64 = 1 << 3;
 /// And given to it.
 pub const USER_RECOVERY_REISSUE: u64 = 1 << 4;
+/// A user without CAP_SYS_ADMIN may make the device.
+pub const UNPRIVILEGED: u64 = 1 << 5;
 /// Commands have the numbers of ioctls.
 pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
 /// Data is copied by reads and writes of the character device.
@@ -34,45 +38,61 @@ pub const AUTO_PLACES: u64 = 1 << 11;
 pub const QUIESCE: u64 = 1 << 12;
 
 /// The abilities that are used where the driver has them.
-pub const USED: [Feature; 6] = [
+pub const USED: [Feature; 7] = [
     Feature {
         name: "user-copy",
         bit: USER_COPY,
+        since: "6.5",
         what: "data goes straight between requests and the memory of the cache; without it, by way \
                of buffers of its own",
     },
     Feature {
         name: "auto-buffers",
         bit: AUTO_PLACES,
+        since: "6.16",
         what: "the cache device reads straight to memory of the requester; without it, data goes \
                through memory of the daemon. Needs user-copy",
     },
-    Feature { name: "recovery", bit: USER_RECOVERY, what: "the device outlives its daemon" },
+    Feature {
+        name: "recovery",
+        bit: USER_RECOVERY,
+        since: "6.5",
+        what: "the device outlives its daemon",
+    },
     Feature {
         name: "reissue",
         bit: USER_RECOVERY_REISSUE,
+        since: "6.5",
         what: "requests in flight at the death of the daemon are carried out by the next one; \
                without it they fail",
     },
     Feature {
         name: "update-size",
         bit: UPDATE_SIZE,
+        since: "6.16",
         what: "the device grows with its volume while it is in use",
     },
     Feature {
         name: "quiesce",
         bit: QUIESCE,
+        since: "6.16",
         what: "before an upgrade, or a stop while the device is in use, the daemon answers what it \
                was given, and new requests wait in the kernel; without it those that it was given \
                last are carried out by the next one",
     },
+    Feature {
+        name: "unprivileged",
+        bit: UNPRIVILEGED,
+        since: "6.5",
+        what: "a daemon without CAP_SYS_ADMIN may make a device, which has update-size and none of \
+               the others",
+    },
 ];
 
 /// The names of those that are not used, for a report.
-pub const UNUSED: [(&str, u64); 9] = [
+pub const UNUSED: [(&str, u64); 8] = [
     ("zero-copy", 1 << 0),
     ("need-get-data", 1 << 2),
-    ("unprivileged", 1 << 5),
     ("zoned", 1 << 8),
     ("fail-io", 1 << 9),
     ("per-io-daemon", 1 << 13),
@@ -90,7 +110,7 @@ impl Features {
     /// Flags of a new device on a driver with these abilities, but for those that are switched off.
     pub fn of_device(self, off: Features) -> Features {
         let used = USED.iter().fold(CMD_IOCTL_ENCODE, |all, feature| all | feature.bit);
-        let mut flags = self.0 & used & !off.0;
+        let mut flags = self.0 & used & !off.0 & !UNPRIVILEGED;
         if flags & USER_RECOVERY == 0 {
             flags &= !(USER_RECOVERY_REISSUE | QUIESCE);
         }
@@ -99,6 +119,19 @@ impl Features {
             flags &= !AUTO_PLACES;
         }
         Features(flags)
+    }
+
+    /// Flags of a new device that a user without CAP_SYS_ADMIN makes: the driver trusts its server
+    /// with nothing that could keep others waiting, or read memory of others. `None`: there are no
+    /// such devices.
+    pub fn of_unprivileged_device(self, off: Features) -> Option<Features> {
+        let flags = self.0 & !off.0 & (UNPRIVILEGED | UPDATE_SIZE | CMD_IOCTL_ENCODE);
+        (flags & UNPRIVILEGED != 0).then_some(Features(flags))
+    }
+
+    /// Abilities of a set that are missing in this one.
+    pub fn lacks(self, wanted: Features) -> impl Iterator<Item = &'static Feature> {
+        USED.iter().filter(move |feature| wanted.has(feature.bit) && !self.has(feature.bit))
     }
 
     /// The names of those that are there and not used.
@@ -152,5 +185,18 @@ mod tests {
         assert!(!used("recovery").has(QUIESCE) && !used("recovery").has(USER_RECOVERY_REISSUE));
         assert!(used("auto-buffers,quiesce").has(USER_COPY | USER_RECOVERY_REISSUE));
         assert_eq!(Features(USER_COPY).of_device(Features::default()).0 & AUTO_PLACES, 0);
+    }
+
+    #[test]
+    fn a_device_of_a_user_has_nothing_for_which_the_driver_has_to_trust_its_server() {
+        let all = Features(u64::MAX);
+        assert!(!all.of_device(Features::default()).has(UNPRIVILEGED));
+        let used = all.of_unprivileged_device(Features::default()).expect("the driver has it");
+        assert_eq!(used.to_string(), "update-size, unprivileged");
+        assert_eq!(all.of_unprivileged_device(Features(UNPRIVILEGED)), None);
+        assert_eq!(Features(USER_COPY).of_unprivileged_device(Features::default()), None);
+        let wanted = "quiesce,update-size".parse().expect("names");
+        let missing: Vec<&str> = used.lacks(wanted).map(|feature| feature.name).collect();
+        assert_eq!(missing, ["quiesce"]);
     }
 }

@@ -35,4 +35,5 @@ harmless=$without_upgrade
 ublk ends ends
 ublk resize resize
 ublk refusals refusals
+ublk users users
 ublk memory memory

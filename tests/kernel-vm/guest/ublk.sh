@@ -6,6 +6,7 @@
 #   ublk.sh resize                         a flash-only volume grows under a mounted file system, where the driver can
 #   ublk.sh readme                         the commands of the README, in /share/readme
 #   ublk.sh memory                         dirty pages of a file system on the device in a cgroup with little memory
+#   ublk.sh users                          a user without root makes the set, serves it, and uses the device
 # OPTION is one of `ubcache serve`. The last line ends in RIGHT, or the script fails.
 set -euo pipefail
 . /lib/guest-lib.sh
@@ -213,6 +214,16 @@ refusals)
     grep -q 'ubcache ublk remove 7' /tmp/said || fail_with "$(cat /tmp/said)"
     serve 7
     ! serve --ublk-without magic 2>/dev/null >/tmp/said || fail_with "an unknown ability"
+    # A device that is there, and one that this kernel's driver can't make: the daemon before it goes on.
+    ! /share/ubcache serve -C /tmp/cache2 -B /tmp/disk2 --control /tmp/control2 --page-cache --ublk --ublk-require unprivileged \
+        >/tmp/said 2>&1 || fail_with "what is not for root is served to root"
+    grep -q "can't be had" /tmp/said || fail_with "$(cat /tmp/said)"
+    if ! has_ability quiesce; then
+        ! /share/ubcache serve -C /tmp/cache2 -B /tmp/disk2 --control /tmp/control2 --page-cache --ublk \
+            --ublk-require recovery,quiesce >/tmp/said 2>&1 || fail_with "served without what is required"
+        grep -q "kernel's driver lacks quiesce" /tmp/said || fail_with "$(cat /tmp/said)"
+        [ ! -e /dev/ublkb0 ] || fail_with "a device was made all the same"
+    fi
     /share/ubcache doctor | grep -q 'block devices (ublk): yes' || fail_with "$(/share/ubcache doctor)"
     /share/ubcache stop --control /tmp/control >/dev/null
     echo "refusals: RIGHT"
@@ -251,6 +262,97 @@ resize)
     e2fsck -fn "$device" >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
     stop_server
     echo "larger $at: RIGHT"
+    ;;
+users)
+    # The part of udev is played here, with the program that the rule runs.
+    echo 'user:x:1000:1000::/tmp:/bin/bash' >>/etc/passwd
+    echo 'user:x:1000:' >>/etc/group
+    chown user:user /dev/vda /dev/vdb
+    as_user() { su user -c "exec $(printf '%q ' "$@")"; }
+    serve_as_user() { # serve_as_user [OPTION]...
+        served=$((served + 1))
+        : >"/tmp/serve$served"
+        su user -c "exec /share/ubcache serve -C /dev/vdb -B data=/dev/vda --nbd unix:/tmp/nbd --control /tmp/control \
+            --mode writeback --ublk $*" >"/tmp/serve$served" 2>>/tmp/log &
+        server=$!
+        wait_until ready_or_gone || true
+        is_ready || { tail -n 20 /tmp/log; return 1; }
+    }
+    is_gone() { [ ! -e /dev/ublkb0 ]; }
+    owner_of() { stat -c %u "$1" 2>/dev/null; }
+    users_has() { [ "$(owner_of "$1")" = 1000 ]; }
+    : >/tmp/rule
+    (
+        while [ -e /tmp/rule ]; do
+            for device in /dev/ublk[bc]*; do
+                if [ "$(owner_of "$device")" = 0 ] && owner=$(/share/ubcache ublk owner "${device#/dev/ublk?}" 2>/dev/null); then
+                    chown "${owner/ /:}" "$device"
+                fi
+            done
+            sleep 0.1
+        done
+    ) &
+    rule=$!
+    dd if=/dev/zero of=/dev/vda bs=4k count=2 oflag=direct status=none
+    dd if=/dev/zero of=/dev/vdb bs=4k count=2 oflag=direct status=none
+    as_user /share/ubcache make --bucket 64k -C /dev/vdb -B /dev/vda >/dev/null
+    ! serve_as_user >/tmp/said || fail_with "a user may use the control device"
+    grep -q 67-ublk-users.rules /tmp/said || fail_with "$(cat /tmp/said)"
+    chown root:user /dev/ublk-control
+    chmod 660 /dev/ublk-control
+    ! serve_as_user --ublk-require recovery >/tmp/said || fail_with "a user's device has no recovery"
+    grep -q 'without CAP_SYS_ADMIN lacks recovery' /tmp/said || fail_with "$(cat /tmp/said)"
+    # A device of root, beside which the user's is made.
+    /share/ubcache make -C /tmp/cache2 -B /tmp/disk2 --size 64M --bucket 64k >/dev/null
+    /share/ubcache serve -C /tmp/cache2 -B /tmp/disk2 --control /tmp/control2 --page-cache --ublk 7 >/tmp/other 2>&1 &
+    other=$!
+    wait_until grep -q ^ready /tmp/other || fail_with "$(cat /tmp/other)"
+    ! serve_as_user 7 >/tmp/said || fail_with "a user has the device of root"
+    grep -q 'the number is in use' /tmp/said || fail_with "$(cat /tmp/said)"
+    serve_as_user || fail_with "not served by a user"
+    [ "$(owner_of /proc/$server)" = 1000 ] || fail_with "it is not the user who serves"
+    wait_until users_has /dev/ublkb0
+    as_user mkfs.ext4 -q /dev/ublkb0
+    mkdir -p /mnt
+    mount -t ext4 /dev/ublkb0 /mnt
+    head -c 8388608 /dev/urandom >/mnt/file
+    sum=$(md5sum </mnt/file)
+    umount /mnt
+    as_user e2fsck -fn /dev/ublkb0 >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
+    listed=$(as_user /share/ubcache ublk list)
+    [[ $listed = *"made by user 1000"* && $listed != *ublkb7* ]] || fail_with "listed: $listed"
+    ! as_user /share/ubcache ublk remove 7 2>/dev/null || fail_with "a user has removed the device of root"
+    # The device ends with its daemon, and the next one makes a new one: what was flushed is there.
+    for kill in 1 2 3; do
+        kill_server
+        wait_until is_gone
+        serve_as_user || fail_with "not served again after kill $kill"
+        wait_until users_has /dev/ublkb0
+        as_user fio --name=verify --filename=/dev/ublkb0 --offset=128M --size=8M --rw=randwrite --bs=4k --direct=1 \
+            --ioengine=psync --verify=crc32c --do_verify=1 --end_fsync=1 >/tmp/fio 2>&1 || fail_with "$(cat /tmp/fio)"
+        mount -t ext4 -o ro /dev/ublkb0 /mnt
+        [ "$(md5sum </mnt/file)" = "$sum" ] || fail_with "the file is not the same after kill $kill"
+        umount /mnt
+    done
+    if has_ability update-size; then
+        as_user /share/ubcache flash create grows --size 16M --control /tmp/control >/dev/null
+        wait_until users_has /dev/ublkb1
+        as_user /share/ubcache flash resize grows --size 32M --control /tmp/control >/tmp/said
+        [ "$(blockdev --getsize64 /dev/ublkb1)" = $((32 << 20)) ] || fail_with "$(cat /tmp/said)"
+    fi
+    as_user /share/ubcache stop --control /tmp/control >/dev/null
+    wait "$server"
+    is_gone || fail_with "the user's device stays"
+    # Without the rule nobody gives the user the device: it is refused, and removed by root.
+    rm /tmp/rule
+    wait "$rule"
+    ! serve_as_user >/tmp/said || fail_with "served without the rule"
+    grep -q 'is not given to its user' /tmp/said || fail_with "$(cat /tmp/said)"
+    /share/ubcache ublk remove 0 >/dev/null
+    kill -0 "$other" || fail_with "the daemon of root has ended"
+    /share/ubcache stop --control /tmp/control2 >/dev/null
+    wait "$other"
+    echo "users: RIGHT"
     ;;
 readme)
     PATH=$PATH:/share

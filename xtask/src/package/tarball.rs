@@ -27,6 +27,7 @@ const CONTENT: &[(&str, &str)] = &[
     ("lib/systemd/system/ubcache-scrub.timer", "packaging/systemd/ubcache-scrub.timer"),
     ("lib/tmpfiles.d/ubcache.conf", "packaging/systemd/tmpfiles.conf"),
     ("lib/udev/rules.d/68-ubcache.rules", "packaging/udev/68-ubcache.rules"),
+    ("share/ubcache/67-ublk-users.rules", "packaging/udev/67-ublk-users.rules"),
     ("etc/ubcache/example.toml.sample", "packaging/etc/example.toml.sample"),
     ("etc/ubcache/example.env", "packaging/etc/example.env"),
     ("etc/ubcache/example.nbd", "packaging/etc/example.nbd"),

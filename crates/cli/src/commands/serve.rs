@@ -50,9 +50,13 @@ pub struct Args {
         value_parser = clap::value_parser!(u16).range(1..=4096))]
     ublk_depth: u16,
     /// Abilities of the kernel's driver not to use: user-copy, auto-buffers, recovery, reissue,
-    /// update-size, quiesce; with commas between them
+    /// update-size, quiesce, unprivileged; with commas between them
     #[arg(long, value_name = "ABILITIES", default_value = "")]
     ublk_without: UblkFeatures,
+    /// Abilities without which a block device is not served, though the volume is, over NBD: the
+    /// same names
+    #[arg(long, value_name = "ABILITIES", default_value = "")]
+    ublk_require: UblkFeatures,
     /// Listen at the unix socket PATH for virtual machines, which use the export EXPORT, or the
     /// only one, as a disk (vhost-user-blk); more than once. They outlive this daemon: their
     /// requests wait for the next one
@@ -277,6 +281,7 @@ impl Args {
                 queues: args.ublk_queues,
                 depth: args.ublk_depth,
                 without: args.ublk_without,
+                require: args.ublk_require,
             },
             vhost_user: args.vhost_user,
             settings,

@@ -22,6 +22,7 @@ pub struct Args {
 enum Task {
     List(ListArgs),
     Remove(RemoveArgs),
+    Owner(OwnerArgs),
 }
 
 /// List the devices of ublk, of any program
@@ -57,6 +58,22 @@ pub struct RemoveArgs {
     force: bool,
 }
 
+const AFTER_OWNER: &str = "\
+For the rule of udev that gives such a device to its user: prints the numbers of user and group.
+Exit codes: 0 done, 1 it was made by root, or there is none, 2 could not run.
+
+Example:
+  ubcache ublk owner 0";
+
+/// Print who made a device without root
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_OWNER)]
+pub struct OwnerArgs {
+    /// Its number: that of /dev/ublkcN
+    #[arg(value_name = "ID")]
+    device: u32,
+}
+
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.task {
@@ -65,6 +82,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             print(&if list.json { as_json(&listed) } else { as_text(&listed) })
         }
         Task::Remove(remove) => remove_device(remove),
+        Task::Owner(owner) => print_owner(owner.device),
+    }
+}
+
+fn print_owner(number: u32) -> Result<(), Failure> {
+    let path = block_device(number);
+    match Driver::open()?.info(number).map_err(|error| refused(&error))? {
+        Some(info) if info.is_unprivileged() => {
+            print(&format!("{} {}\n", info.owner.0, info.owner.1))
+        }
+        Some(_) => Err(Failure::refused(&path, "it was made by root")
+            .expected("a device that a user has made without root")),
+        None => Err(Failure::refused(&path, "there is no such device")
+            .advice("`ubcache ublk list` shows all devices")),
     }
 }
 
@@ -78,10 +109,12 @@ fn as_json(listed: &[ListedBlockDevice]) -> String {
 pub(super) fn as_text(listed: &[ListedBlockDevice]) -> String {
     let mut text = String::new();
     for device in listed {
-        let ListedBlockDevice { path, state, process, export, .. } = device;
-        let export = export
-            .as_deref()
-            .map_or("another program".to_owned(), |name| format!("export {}", visible(name)));
+        let ListedBlockDevice { path, state, process, export, user, .. } = device;
+        let export = match (export, user) {
+            (Some(name), _) => format!("export {}", visible(name)),
+            (None, Some(user)) => format!("made by user {user}"),
+            (None, None) => "another program".to_owned(),
+        };
         let _ = writeln!(text, "  {path:14}  {state}, process {process}, {export}");
     }
     text
@@ -112,9 +145,9 @@ fn remove_device(args: &RemoveArgs) -> Result<(), Failure> {
             path.display()
         )));
     }
-    driver.stop(number).map_err(|error| refused(&error))?;
+    driver.stop(&info).map_err(|error| refused(&error))?;
     drop(claimed);
-    driver.delete(number).map_err(|error| refused(&error))?;
+    driver.delete(&info).map_err(|error| refused(&error))?;
     record::remove(number);
     print(&format!("{}: removed\n", path.display()))
 }

@@ -88,6 +88,8 @@ pub const KEYS: &[Key] = &[
     key(Table::Set, "trust_discards", Kind::Switch, "false", Applied::Restart),
     key(Table::Set, "page_cache", Kind::Word(PAGE_CACHE), "\"never\"", Applied::Restart),
     key(Table::Set, "drain_timeout", Kind::Time(DAY), "\"10s\"", Applied::Restart),
+    key(Table::Set, "ublk_without", Kind::Abilities, "none", Applied::Restart),
+    key(Table::Set, "ublk_require", Kind::Abilities, "none", Applied::Restart),
     key(Table::Set, "attributes", Kind::Attributes, "those of the devices", Applied::Live),
     key(Table::Set, "limits", Kind::Table, "", Applied::Restart),
     key(Table::Set, "tls", Kind::Table, "TCP needs insecure_tcp", Applied::Restart),

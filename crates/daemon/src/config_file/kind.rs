@@ -3,6 +3,7 @@
 use std::fmt;
 
 use toml::de::DeValue;
+use ubcache_ublk::Features;
 
 use crate::clients::above_zero;
 use crate::config::{ExportWay, NbdAddress, Network};
@@ -35,6 +36,8 @@ pub enum Kind {
     Addresses,
     /// Ways to a volume.
     Exports,
+    /// Abilities of the driver of block devices.
+    Abilities,
     /// Networks of clients.
     Networks,
     /// A table of attributes.
@@ -105,6 +108,7 @@ impl fmt::Display for Kind {
             Kind::Exports => f.write_str(
                 "\"nbd\", \"ublk\", \"ublk:N\", \"vhost-user:/PATH\", or a list of them",
             ),
+            Kind::Abilities => f.write_str("a list of abilities, as in [\"user-copy\"]"),
             Kind::Networks => f.write_str("a list of networks, as in [\"10.0.0.0/8\"]"),
             Kind::Attributes => f.write_str("a table of attributes"),
             Kind::Table => f.write_str("a table"),
@@ -169,6 +173,7 @@ impl Kind {
                 }
                 None => self.list(value, |text| text.parse::<ExportWay>().map(drop)),
             },
+            Kind::Abilities => self.list(value, |text| text.parse::<Features>().map(drop)),
             Kind::Networks => self.list(value, |text| text.parse::<Network>().map(drop)),
             Kind::Attributes | Kind::Table | Kind::Tables => Err(wrong()),
         }

@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use ubcache_env::Nanos;
 use ubcache_host::{PageCache, SocketAccess};
 use ubcache_nbd::Rates;
+use ubcache_ublk::Features;
 
 use super::attributes::{self, Owner};
 use super::fault::{Fault, Place};
@@ -139,7 +140,7 @@ fn read_set(source: &mut Source<'_>, table: &DeTable<'_>, name: String) -> Optio
             .filter(|volume| volume.adopt)
             .map(|volume| volume.file.name.clone())
             .collect(),
-        ublk: ublk_of(&read),
+        ublk: ublk_of(source, &values, &read),
         cache_optional: values.is_on("cache_optional"),
         keep_clean: values.is_on("keep_clean"),
         index_memory: Some(values.number("index_memory").unwrap_or(384 << 20)),
@@ -343,7 +344,7 @@ fn guests_of(volume: &ReadVolume) -> Vec<VhostUserExport> {
     volume.ways.iter().filter_map(of_way).collect()
 }
 
-fn ublk_of(volumes: &[ReadVolume]) -> UblkOptions {
+fn ublk_of(source: &mut Source<'_>, values: &Values, volumes: &[ReadVolume]) -> UblkOptions {
     let of_volume = |volume: &ReadVolume| {
         let found = volume.ways.iter().find_map(|way| match way {
             ExportWay::Ublk(device) => Some(*device),
@@ -351,10 +352,25 @@ fn ublk_of(volumes: &[ReadVolume]) -> UblkOptions {
         })?;
         Some(UblkExport { export: Some(volume.file.name.clone()), device: found })
     };
-    UblkOptions {
+    let abilities = |name: &str| {
+        let all = values.list::<Features>(name);
+        Features(all.iter().fold(0, |all, one| all | one.0))
+    };
+    let options = UblkOptions {
         exports: volumes.iter().filter_map(of_volume).collect(),
+        without: abilities("ublk_without"),
+        require: abilities("ublk_require"),
         ..UblkOptions::default()
+    };
+    if let Some(names) = options.impossible() {
+        let place = values.place("ublk_require");
+        let off = options.without;
+        source.fault(
+            &place,
+            format_args!("ublk_require: {names} can't be had with ublk_without of {off}"),
+        );
     }
+    options
 }
 
 fn read_only(volumes: &[ReadVolume]) -> ReadOnly {

@@ -73,9 +73,9 @@ impl BlockDevice {
     /// no way back: after this, requests go to the next daemon only.
     pub(crate) async fn leave(&self, host: &HostEnv) {
         if self.info.features.has(QUIESCE) {
-            let number = self.info.device;
+            let info = self.info;
             let quiesced =
-                control(host, move |driver| driver.quiesce(number, QUIESCE_PATIENCE_MS)).await;
+                control(host, move |driver| driver.quiesce(&info, QUIESCE_PATIENCE_MS)).await;
             match quiesced {
                 Ok(()) => {
                     self.release();
@@ -98,7 +98,8 @@ impl BlockDevice {
 
     /// Removes the device, unless somebody uses it.
     pub(crate) async fn end(&self, host: &HostEnv, in_use: InUse) -> Result<DeviceEnd, Failure> {
-        let (number, path) = (self.info.device, self.path());
+        let (info, path) = (self.info, self.path());
+        let number = info.device;
         let claimed = host.blocking(move || claim(&path)).await;
         let is_busy = matches!(claimed, Some(Claim::Busy));
         if is_busy && in_use == InUse::Refuse {
@@ -116,11 +117,11 @@ impl BlockDevice {
             );
             return Ok(DeviceEnd::Kept);
         }
-        let stopped = control(host, move |driver| driver.stop(number)).await;
+        let stopped = control(host, move |driver| driver.stop(&info)).await;
         join_all(self.queues.iter().map(Task::join)).await;
         drop(claimed);
         stopped?;
-        control(host, move |driver| driver.delete(number)).await?;
+        control(host, move |driver| driver.delete(&info)).await?;
         record::remove(number);
         Ok(DeviceEnd::Removed)
     }

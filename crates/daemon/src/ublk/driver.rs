@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
-use ubcache_host::control;
+use ubcache_host::{control, wait_for_access};
 use ubcache_ublk::abi::{CONTROL_ADDRESS_AT, ControlCommand};
 use ubcache_ublk::{Control, ControlDevice, ControlError, DeviceInfo, Features};
 
@@ -39,7 +40,18 @@ impl ControlDevice for Driver {
         control(&self.0, code, bytes, CONTROL_ADDRESS_AT, data)
             .unwrap_or_else(|error| -error.raw_os_error().unwrap_or(EIO))
     }
+
+    fn path(&self, device: u32) -> String {
+        character_device(device).display().to_string()
+    }
+
+    fn wait_for_access(&self, device: u32) -> bool {
+        wait_for_access(&character_device(device), ACCESS_PATIENCE).unwrap_or(false)
+    }
 }
+
+/// Time that udev gets to give a user the device that the user has made.
+const ACCESS_PATIENCE: Duration = Duration::from_secs(30);
 
 const EIO: i32 = 5;
 
@@ -52,9 +64,12 @@ fn not_opened(path: &Path, error: &io::Error) -> Failure {
                 "modprobe ublk_drv; `ubcache doctor` tells what this kernel has. NBD needs no \
                  driver: leave out --ublk",
             ),
-        io::ErrorKind::PermissionDenied => failure
-            .expected("root, or CAP_SYS_ADMIN and access to the device")
-            .advice("run it as root, or leave out --ublk: NBD needs no rights"),
+        io::ErrorKind::PermissionDenied => {
+            failure.expected("root, or a user to whom a rule of udev gives the device").advice(
+                "run it as root; or install /usr/share/ubcache/67-ublk-users.rules, and join its \
+                 group (docs/reference/ublk.md); or leave out --ublk: NBD needs no rights",
+            )
+        }
         _ => failure,
     }
 }
@@ -64,13 +79,13 @@ pub fn refused(error: &ControlError) -> Failure {
     let path = Path::new(CONTROL_DEVICE);
     let failure = Failure::refused(path, error);
     if error.is_forbidden() {
-        return failure.expected("root: CAP_SYS_ADMIN");
+        return failure.expected("root: CAP_SYS_ADMIN; or the user who made the device");
     }
     failure
 }
 
 /// Abilities of the driver.
-pub fn features(driver: &Control<Driver>) -> Result<Features, Failure> {
+pub fn features(driver: &Control<impl ControlDevice>) -> Result<Features, Failure> {
     driver.features().map_err(|error| {
         refused(&error).expected("the driver of Linux 6.5 or later").advice("use NBD")
     })
@@ -108,10 +123,11 @@ pub fn device_numbers() -> Vec<u32> {
     numbers
 }
 
-/// All devices, as the driver knows them.
+/// All devices, as the driver knows them; to a user without CAP_SYS_ADMIN it shows the user's own.
 pub fn devices(driver: &Control<Driver>) -> Result<Vec<DeviceInfo>, ControlError> {
     let found = device_numbers().into_iter().map(|number| driver.info(number));
-    found.filter_map(Result::transpose).collect()
+    let own = found.filter(|found| !found.as_ref().is_err_and(ControlError::is_forbidden));
+    own.filter_map(Result::transpose).collect()
 }
 
 /// Path of the block device.

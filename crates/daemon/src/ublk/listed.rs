@@ -20,6 +20,8 @@ pub struct ListedBlockDevice {
     pub process: u32,
     /// Name of the export, if ubcache made the device.
     pub export: Option<String>,
+    /// The user who made it without CAP_SYS_ADMIN.
+    pub user: Option<u32>,
 }
 
 /// All devices of this machine.
@@ -30,7 +32,9 @@ pub fn all() -> Result<Vec<ListedBlockDevice>, Failure> {
         device: info.device,
         state: info.state.word(),
         process: info.pid,
-        export: record::export_of(info.device),
+        // A file of that number may be left from a device of the machine.
+        export: (!info.is_unprivileged()).then(|| record::export_of(info.device)).flatten(),
+        user: info.is_unprivileged().then_some(info.owner.0),
     });
     Ok(listed.collect())
 }

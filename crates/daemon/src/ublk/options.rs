@@ -44,11 +44,19 @@ pub struct UblkOptions {
     pub depth: u16,
     /// Abilities of the driver that are not used.
     pub without: Features,
+    /// Abilities without which a device is not served.
+    pub require: Features,
 }
 
 impl Default for UblkOptions {
     fn default() -> UblkOptions {
-        UblkOptions { exports: Vec::new(), queues: 1, depth: 128, without: Features::default() }
+        UblkOptions {
+            exports: Vec::new(),
+            queues: 1,
+            depth: 128,
+            without: Features::default(),
+            require: Features::default(),
+        }
     }
 }
 
@@ -58,6 +66,13 @@ impl UblkOptions {
         let named = self.exports.iter().find(|it| it.export.as_deref() == Some(export));
         let all = || self.exports.iter().find(|it| it.export.is_none());
         named.or_else(all).map(|it| it.device)
+    }
+
+    /// Abilities that are required, and that no driver gives with those that are switched off.
+    pub fn impossible(&self) -> Option<String> {
+        let possible = Features(u64::MAX).of_device(self.without);
+        let names: Vec<&str> = possible.lacks(self.require).map(|ability| ability.name).collect();
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
     /// A number that is meant for one volume, though it would be that of several.
@@ -70,6 +85,19 @@ impl UblkOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_switched_off_or_only_for_users_can_t_be_required() {
+        let impossible = |without: &str, require: &str| {
+            let features = |text: &str| text.parse::<Features>().expect("names");
+            let (without, require) = (features(without), features(require));
+            UblkOptions { without, require, ..UblkOptions::default() }.impossible()
+        };
+        assert_eq!(impossible("", "user-copy,auto-buffers,quiesce"), None);
+        assert_eq!(impossible("user-copy", "auto-buffers").as_deref(), Some("auto-buffers"));
+        assert_eq!(impossible("recovery", "quiesce,reissue").as_deref(), Some("reissue, quiesce"));
+        assert_eq!(impossible("", "unprivileged").as_deref(), Some("unprivileged"));
+    }
 
     #[test]
     fn exports_and_numbers_are_told_apart() {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use ubcache_format::Uuid;
 use ubcache_ublk::control::NewDevice;
-use ubcache_ublk::features::UPDATE_SIZE;
-use ubcache_ublk::{Control, DeviceInfo, DeviceState, Features, Parameters};
+use ubcache_ublk::features::{UPDATE_SIZE, USER_COPY};
+use ubcache_ublk::{Control, ControlDevice, DeviceInfo, DeviceState, Features, Parameters};
 
-use super::driver::{Driver, block_device, devices, is_running, refused};
+use super::driver::{Driver, block_device, character_device, devices, is_running, refused};
 use super::options::UblkOptions;
 use super::record;
 use crate::failure::Failure;
@@ -62,6 +62,15 @@ pub(super) fn identity_of(volume: Uuid) -> u64 {
     (number(halves.0) ^ number(halves.1)) | 1
 }
 
+fn max_io_bytes(features: Features) -> u32 {
+    if features.has(USER_COPY) { IO_BYTES_MAX } else { COPIED_IO_BYTES_MAX }
+}
+
+/// A version of Linux as numbers.
+fn version(text: &str) -> Vec<u32> {
+    text.split('.').filter_map(|part| part.parse().ok()).collect()
+}
+
 impl Wanted {
     /// Finds the device of the volume, or makes one. Blocks.
     pub(super) fn prepare(&self) -> Result<Prepared, Failure> {
@@ -72,7 +81,7 @@ impl Wanted {
         }
         match known.iter().find(|info| info.identity == self.identity) {
             Some(info) if info.state == DeviceState::Dead => {
-                driver.delete(info.device).map_err(|error| refused(&error))?;
+                driver.delete(info).map_err(|error| refused(&error))?;
                 self.make(&driver)
             }
             Some(info) => self.recover(&driver, info),
@@ -115,37 +124,98 @@ impl Wanted {
         )
     }
 
-    fn make(&self, driver: &Control<Driver>) -> Result<Prepared, Failure> {
-        let features = super::driver::features(driver)?.of_device(self.options.without);
-        let max_io_bytes = self.max_io_bytes(features);
-        let wanted = NewDevice {
-            device: self.device,
-            queues: self.options.queues,
-            depth: self.options.depth,
-            max_io_bytes,
-            features,
-            identity: self.identity,
+    fn make(&self, driver: &Control<impl ControlDevice>) -> Result<Prepared, Failure> {
+        let (has, off) = (super::driver::features(driver)?, self.options.without);
+        let features = has.of_device(off);
+        self.check_required(features, "this kernel's driver")?;
+        let info = match driver.add(&self.new_device(features)) {
+            Ok(info) => info,
+            Err(error) if error.exists() => return Err(self.number_of_somebody()),
+            Err(error) if error.is_forbidden() => match has.of_unprivileged_device(off) {
+                Some(features) => self.add_as_user(driver, features)?,
+                None => return Err(refused(&error)),
+            },
+            Err(error) => return Err(refused(&error)),
         };
-        let info = driver.add(&wanted).map_err(|error| refused(&error))?;
+        let max_io_bytes = max_io_bytes(info.features);
         let parameters = Parameters { max_io_bytes, ..self.parameters };
-        if let Err(error) = driver.set_parameters(info.device, &parameters) {
+        if let Err(error) = driver.set_parameters(&info, &parameters) {
             // The first error is what counts.
-            let _ = driver.delete(info.device);
+            let _ = driver.delete(&info);
             return Err(refused(&error));
         }
         Ok(Prepared { info, recovered: false, grow: None })
     }
 
-    fn max_io_bytes(&self, features: Features) -> u32 {
-        if features.has(ubcache_ublk::features::USER_COPY) {
-            IO_BYTES_MAX
-        } else {
-            COPIED_IO_BYTES_MAX
+    /// Makes a device without CAP_SYS_ADMIN. All further commands need rights on its character
+    /// device.
+    fn add_as_user(
+        &self,
+        driver: &Control<impl ControlDevice>,
+        features: Features,
+    ) -> Result<DeviceInfo, Failure> {
+        self.check_required(features, "a device that is made without CAP_SYS_ADMIN")?;
+        let info = driver.add(&self.new_device(features)).map_err(|error| {
+            if error.exists() { self.number_of_somebody() } else { refused(&error) }
+        })?;
+        if driver.0.wait_for_access(info.device) {
+            return Ok(info);
+        }
+        let path = character_device(info.device);
+        Err(Failure::refused(&path, "the device was made, and is not given to its user")
+            .expected("a rule of udev that does")
+            .advice(format_args!(
+                "install /usr/share/ubcache/67-ublk-users.rules in /etc/udev/rules.d; as root: \
+                 `ubcache ublk remove {}`; or run it as root, or leave out --ublk",
+                info.device
+            )))
+    }
+
+    fn new_device(&self, features: Features) -> NewDevice {
+        NewDevice {
+            device: self.device,
+            queues: self.options.queues,
+            depth: self.options.depth,
+            max_io_bytes: max_io_bytes(features),
+            features,
+            identity: self.identity,
         }
     }
 
+    /// Refuses a new device without the abilities that `--ublk-require` names.
+    fn check_required(&self, has: Features, of: &str) -> Result<(), Failure> {
+        let newest = |text: &&str| version(text);
+        let since = has.lacks(self.options.require).map(|it| it.since).max_by_key(newest);
+        let Some(since) = since else { return Ok(()) };
+        Err(self.lacks_required(has, of).advice(format_args!(
+            "run Linux {since} or later, as root; or require less; `ubcache doctor` tells what \
+             this kernel has"
+        )))
+    }
+
+    fn lacks_required(&self, has: Features, of: &str) -> Failure {
+        let missing: Vec<&str> = has.lacks(self.options.require).map(|it| it.name).collect();
+        let subject = format!("block device of \"{}\"", self.export);
+        Failure::refused_because(subject, format_args!("{of} lacks {}", missing.join(", ")))
+            .found(format_args!("the abilities {has}"))
+            .expected(format_args!("{}, as --ublk-require says", self.options.require))
+    }
+
+    /// The number is that of a device which the driver does not show to this user.
+    fn number_of_somebody(&self) -> Failure {
+        let path = block_device(self.device.unwrap_or_default());
+        Failure::refused(&path, "the number is in use")
+            .found("a device of another user")
+            .expected(format_args!("a free number, or the device of \"{}\"", self.export))
+            .advice("choose another number, or none; as root `ubcache ublk list` shows all devices")
+    }
+
     /// Begins to serve a device whose daemon is gone.
-    fn recover(&self, driver: &Control<Driver>, info: &DeviceInfo) -> Result<Prepared, Failure> {
+    fn recover(
+        &self,
+        driver: &Control<impl ControlDevice>,
+        info: &DeviceInfo,
+    ) -> Result<Prepared, Failure> {
         let path = block_device(info.device);
         if info.state == DeviceState::Live && info.pid != std::process::id() && is_running(info.pid)
         {
@@ -175,6 +245,14 @@ impl Wanted {
                     info.device
                 )));
         }
+        if info.features.lacks(self.options.require).next().is_some() {
+            let of = format!("{}, made by a former daemon,", path.display());
+            return Err(self.lacks_required(info.features, &of).advice(format_args!(
+                "unmount it, `ubcache ublk remove {}`, and start again: a new one has what this \
+                 kernel has",
+                info.device
+            )));
+        }
         let grow = self.fits(driver, info, &path)?;
         self.begin(driver, info, &path)?;
         Ok(Prepared { info: *info, recovered: true, grow })
@@ -183,13 +261,13 @@ impl Wanted {
     /// Waits until the kernel has noticed that the former daemon is gone.
     fn begin(
         &self,
-        driver: &Control<Driver>,
+        driver: &Control<impl ControlDevice>,
         info: &DeviceInfo,
         path: &Path,
     ) -> Result<(), Failure> {
         let end = std::time::Instant::now() + RECOVERY_PATIENCE;
         loop {
-            match driver.begin_recovery(info.device) {
+            match driver.begin_recovery(info) {
                 Ok(()) => return Ok(()),
                 // Nothing tells when it has.
                 Err(error) if error.is_busy() && std::time::Instant::now() < end => {
@@ -210,11 +288,11 @@ impl Wanted {
     /// Compares the device with the volume: the size that it has to grow to, if any.
     fn fits(
         &self,
-        driver: &Control<Driver>,
+        driver: &Control<impl ControlDevice>,
         info: &DeviceInfo,
         path: &Path,
     ) -> Result<Option<u64>, Failure> {
-        let has = driver.parameters(info.device).map_err(|error| refused(&error))?;
+        let has = driver.parameters(info).map_err(|error| refused(&error))?;
         let wants = &self.parameters;
         let remove = format!("if nothing uses it: ubcache ublk remove {}", info.device);
         let Some(has) = has.filter(|has| has.logical_bytes == wants.logical_bytes) else {
@@ -238,30 +316,19 @@ impl Wanted {
 impl Prepared {
     /// Lets requests come, when all queues have given their commands or are about to. Blocks.
     pub(super) fn go(&self) -> Result<(), Failure> {
-        let (driver, device) = (Driver::open()?, self.info.device);
+        let (driver, info) = (Driver::open()?, &self.info);
         let pid = std::process::id();
         let gone = match self.recovered {
-            true => driver.end_recovery(device, pid),
-            false => driver.start(device, pid),
+            true => driver.end_recovery(info, pid),
+            false => driver.start(info, pid),
         };
         gone.map_err(|error| refused(&error))?;
         match self.grow {
-            Some(sectors) => driver.update_size(device, sectors).map_err(|error| refused(&error)),
+            Some(sectors) => driver.update_size(info, sectors).map_err(|error| refused(&error)),
             None => Ok(()),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn volumes_have_different_identities_and_none_has_that_of_other_servers() {
-        let mut uuid = Uuid([7; 16]);
-        let first = identity_of(uuid);
-        assert_ne!(first, 0);
-        uuid.0[3] ^= 0x10;
-        assert_ne!(identity_of(uuid), first);
-    }
-}
+mod tests;

@@ -49,6 +49,11 @@ impl<W: World> Daemon<W> {
         if options.exports.is_empty() {
             return Ok(());
         }
+        if let Some(names) = options.impossible() {
+            return Err(Failure::usage(format_args!("--ublk-require {names}"), "can't be had")
+                .found(format_args!("--ublk-without {}", options.without))
+                .expected("abilities of a device made by root that are not switched off"));
+        }
         let sources = self.sources();
         if let Some(number) = options.ambiguous(sources.len()) {
             let names: Vec<&str> = sources.iter().map(|it| it.export.as_str()).collect();
@@ -127,7 +132,9 @@ impl<W: World> Daemon<W> {
         };
         let (export, label) = (source.export.as_str(), source.label.as_str());
         let record = Record { export, label, uuid: source.uuid, lineage };
-        if let Err(error) = record.write(info.device) {
+        // Links are for the volumes of the machine, and users could take each other's names.
+        if let Err(error) = if info.is_unprivileged() { Ok(()) } else { record.write(info.device) }
+        {
             tracing::warn!(
                 device = %block_device(info.device).display(),
                 %error,
@@ -179,12 +186,12 @@ impl<W: World> Daemon<W> {
         if prepared.recovered {
             return;
         }
-        let (host, number) = (self.world.host(), prepared.info.device);
+        let (host, info) = (self.world.host(), prepared.info);
         // The failure that led here is what counts.
-        let _ = control(host, move |driver| driver.stop(number)).await;
+        let _ = control(host, move |driver| driver.stop(&info)).await;
         join_all(queues.iter().map(Task::join)).await;
-        let _ = control(host, move |driver| driver.delete(number)).await;
-        record::remove(number);
+        let _ = control(host, move |driver| driver.delete(&info)).await;
+        record::remove(info.device);
     }
 
     /// Gives the commands of all queues to the driver.
@@ -291,8 +298,8 @@ impl<W: World> Daemon<W> {
     /// Gives the block device of an export its present size; returns words about it.
     pub(crate) async fn resize_block_device(&self, export: &str, sectors: u64) -> String {
         let Some(device) = self.block_device_of(export) else { return String::new() };
-        let (number, path) = (device.info.device, device.path());
-        if !device.info.features.has(UPDATE_SIZE) {
+        let (info, path) = (device.info, device.path());
+        if !info.features.has(UPDATE_SIZE) {
             let path = path.display();
             return format!(
                 "; {path} keeps its size until it is made anew: this kernel's driver \
@@ -300,7 +307,7 @@ impl<W: World> Daemon<W> {
             );
         }
         let host = self.world.host();
-        match control(host, move |driver| driver.update_size(number, sectors)).await {
+        match control(host, move |driver| driver.update_size(&info, sectors)).await {
             Ok(()) => format!("; {} has it, too", path.display()),
             Err(failure) => format!("; {} keeps its size: {failure:#}", path.display()),
         }
