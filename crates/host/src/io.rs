@@ -162,6 +162,22 @@ impl Io {
         }
     }
 
+    /// Puts memory under a number that was taken, or takes it away from there.
+    ///
+    /// # Safety
+    /// As [`Ring::put_memory`] says.
+    pub(crate) unsafe fn put_memory(
+        &self,
+        number: u16,
+        memory: Option<libc::iovec>,
+    ) -> io::Result<()> {
+        match &self.backend {
+            // SAFETY: the caller keeps what it asks for.
+            Backend::Ring(ring) => unsafe { ring.put_memory(number, memory) },
+            Backend::Pool(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Returns true if a large transfer waits for its next slice.
     pub(crate) fn has_bulk(&self) -> bool {
         !self.bulk.is_empty()

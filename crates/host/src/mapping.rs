@@ -31,6 +31,24 @@ impl Mapping {
         }
     }
 
+    /// Maps `len` bytes of new memory at an address below 4 GiB.
+    pub(crate) fn low(len: usize) -> io::Result<Mapping> {
+        const STEP: usize = 256 << 20;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        for address in (STEP..1 << 32).step_by(STEP) {
+            let wanted = std::ptr::without_provenance_mut(address);
+            // SAFETY: the mapping is put where nothing is, or is refused.
+            let start = unsafe { libc::mmap(wanted, len, protection, flags, -1, 0) };
+            if let Some(place) = NonNull::new(start.cast::<u8>())
+                && start != libc::MAP_FAILED
+            {
+                return Ok(Mapping { start: place, len });
+            }
+        }
+        Err(io::Error::last_os_error())
+    }
+
     /// The place of a byte of it, or of its end.
     pub(crate) fn place(&self, at: usize) -> *mut u8 {
         assert!(at <= self.len, "a place in the mapping");

@@ -194,6 +194,19 @@ impl Core {
         self.io.borrow_mut().give_places_back(numbers);
     }
 
+    /// Puts memory under a number that was taken, or takes it away from there.
+    ///
+    /// # Safety
+    /// As [`crate::ring::Ring::put_memory`] says.
+    pub(crate) unsafe fn put_memory(
+        &self,
+        number: u16,
+        memory: Option<libc::iovec>,
+    ) -> std::io::Result<()> {
+        // SAFETY: the caller keeps what it asks for.
+        unsafe { self.io.borrow().put_memory(number, memory) }
+    }
+
     /// Ends an operation early: see [`Io::interrupt`].
     pub(crate) fn interrupt(&self, key: usize) {
         self.io.borrow_mut().interrupt(key);

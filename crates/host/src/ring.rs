@@ -87,6 +87,21 @@ impl Ring {
         self.places.give_back(numbers);
     }
 
+    /// Puts memory under a number that was taken, or takes it away from there (`None`).
+    ///
+    /// # Safety
+    /// The memory stays where it is until it is taken away, and reads to it have ended by then.
+    pub(crate) unsafe fn put_memory(
+        &self,
+        number: u16,
+        memory: Option<libc::iovec>,
+    ) -> io::Result<()> {
+        let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let memory = [memory.unwrap_or(nothing)];
+        // SAFETY: the caller keeps the memory.
+        unsafe { self.ring.submitter().register_buffers_update(number.into(), &memory, None) }
+    }
+
     /// Waits (again) for the eventfd.
     fn watch(&mut self, eventfd: &OwnedFd) {
         let entry =
