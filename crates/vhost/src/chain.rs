@@ -1,6 +1,5 @@
 //! Descriptors of a request: checked, and copied out of the guest's memory once.
 
-use smallvec::SmallVec;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, ByteValued, VolatileMemory, VolatileSlice};
 
@@ -67,7 +66,8 @@ enum Table<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     head: u16,
-    segments: SmallVec<[Segment; 4]>,
+    /// Used again for the next request: its memory is allocated once.
+    segments: Vec<Segment>,
     /// Segments that the device reads.
     readable: usize,
     read_bytes: u32,
@@ -87,6 +87,7 @@ impl Chain {
         let count = (table.len() as u64 / DESCRIPTOR_BYTES) as u32;
         let (mut table, mut count, mut index) = (Table::Place(table), count, head);
         let mut is_indirect = false;
+        let mut limit = (count as usize).min(SEGMENTS_MAX);
         loop {
             if u32::from(index) >= count {
                 return Err(ChainError::Index { index, count });
@@ -101,13 +102,11 @@ impl Chain {
                 is_indirect = true;
                 table = Table::find(memory, descriptor.addr().raw_value(), bytes);
                 (count, index) = (bytes / DESCRIPTOR_BYTES as u32, 0);
+                limit = SEGMENTS_MAX;
                 continue;
             }
-            let limit = count.min(SEGMENTS_MAX as u32);
-            if self.segments.len() as u32 >= limit && !is_indirect
-                || self.segments.len() >= SEGMENTS_MAX
-            {
-                return Err(ChainError::TooLong(limit));
+            if self.segments.len() >= limit {
+                return Err(ChainError::TooLong(limit as u32));
             }
             self.push(&descriptor)?;
             if !descriptor.has_next() {
@@ -268,8 +267,15 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    /// Copies to the memory of the guest.
+    /// Copies to the memory of the guest. Hot: mostly all of it goes to one segment.
     pub(crate) fn write(&mut self, mut from: &[u8]) -> Result<(), OutsideMemory> {
+        if let Some(first) = self.segments.first()
+            && self.offset == 0
+            && from.len() < first.len as usize
+        {
+            self.offset = from.len() as u32;
+            return self.memory.write(first.at, from);
+        }
         while !from.is_empty() {
             let (at, len) = self.step(from.len())?;
             let (now, rest) = from.split_at(len);

@@ -46,6 +46,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         ubcache: args.ubcache.clone().map_or_else(beside, Ok)?,
         trace: args.trace.clone(),
         only: args.only.clone(),
+        environment: Vec::new(),
     };
     let results = run_parts(&options);
     if let Some(docs) = &args.write {

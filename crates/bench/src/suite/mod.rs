@@ -12,6 +12,7 @@
 //! | [`in_process`] | the engine alone |
 //! | [`restart`] | a start after a kill |
 //! | [`slow`] | a backing device with the latency and the bandwidth of a network |
+//! | [`objects`] | a volume on an object store |
 //! | [`check`] | `ubcache check`, beside the speed of the device |
 //! | [`replayed`] | hit ratios of recorded loads |
 //! | [`servers`], [`fio`] | the programs that are run for it |
@@ -27,6 +28,7 @@ pub mod document;
 pub mod fair;
 pub mod fio;
 pub mod in_process;
+pub mod objects;
 pub mod over_nbd;
 pub mod raw;
 pub mod replayed;
@@ -50,6 +52,8 @@ pub struct Options {
     pub trace: Option<PathBuf>,
     /// Only these parts; empty: all.
     pub only: Vec<String>,
+    /// Environment variables of the servers.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Options {
@@ -127,6 +131,7 @@ const PARTS: &[(&str, Part)] = &[
     ("nbd", over_nbd::hits),
     ("misses", over_nbd::misses),
     ("slow", slow::slow_backing),
+    ("objects", objects::random_writes),
     ("fair", fair::small_beside_large),
     ("control", control::hits_beside_control),
     ("raw", raw::hits_and_writes),

@@ -84,19 +84,26 @@ pub fn make(
         .open(&files.backing)
         .and_then(|backing| backing.set_len(volume_bytes + 8192));
     backing.map_err(|error| format!("{}: {error}", files.backing.display()))?;
+    make_over(options, &files, &cache_bytes.to_string())?;
+    Ok(files)
+}
+
+/// Formats a cache file of this size, and what is there as its backing device.
+pub fn make_over(options: &Options, files: &Files, cache_size: &str) -> Result<(), String> {
     let output = Command::new(&options.ubcache)
+        .envs(options.environment.iter().cloned())
         .arg("make")
         .arg("-C")
         .arg(&files.cache)
         .arg("-B")
         .arg(&files.backing)
-        .args(["--cache-size", &cache_bytes.to_string(), "-l", "data", "--force", "-w", "4k"])
+        .args(["--cache-size", cache_size, "-l", "data", "--force", "-w", "4k"])
         .output()
         .map_err(|error| format!("{}: {error}", options.ubcache.display()))?;
-    if !output.status.success() {
-        return Err(format!("ubcache make: {}", String::from_utf8_lossy(&output.stderr)));
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("ubcache make: {}", String::from_utf8_lossy(&output.stderr))),
     }
-    Ok(files)
 }
 
 impl Server {
@@ -112,6 +119,7 @@ impl Server {
             .arg("--control")
             .arg(&control);
         command.args(&serve.arguments).env("UBCACHE_LOG", "error");
+        command.envs(options.environment.iter().cloned());
         let control = Some((options.ubcache.clone(), control));
         let shown = format!("ubcache serve -C CACHE -B BACKING {}", serve.arguments.join(" "));
         Server::start("ubcache", shown, command, &socket, "data", control)
@@ -127,6 +135,7 @@ impl Server {
         let socket = options.directory.join(socket);
         let mut command = Command::new("nbdkit");
         command.args(["-f", "-U"]).arg(&socket).args(arguments).env("TMPDIR", &options.directory);
+        command.envs(options.environment.iter().cloned());
         let shown: Vec<String> = arguments
             .iter()
             .map(|argument| argument.rsplit('/').next().unwrap_or_default().to_owned())

@@ -4,10 +4,9 @@
 //! The raw path is the same client at nbdkit itself. The filter lets two seconds' worth through at
 //! once after a pause, so whatever it has saved is used up before each measurement.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::servers::{Files, Serve, Server};
+use super::servers::{Files, Serve, Server, make_over};
 use super::{Options, Results, Row, median};
 use crate::nbd::load::{Load, Order, Outcome, Until, run};
 
@@ -49,7 +48,7 @@ impl Ways {
             format!("nbd+unix:///?socket={}", options.directory.join("slow.nbd").display());
         let files =
             Files { cache: options.directory.join("slow-cache.img"), backing: backing.into() };
-        make(options, &files)?;
+        make_over(options, &files, "8g")?;
         let serve = Serve::with("slow-cached.nbd", &["--page-cache=always", "--mode", "writeback"]);
         let cached = Server::ubcache(options, &files, &serve)?;
         Ok(Ways { raw, cached, next_cold: GIB })
@@ -86,23 +85,6 @@ impl Ways {
             self.next_cold += 2 * GIB;
         }
         Ok((raw, cached))
-    }
-}
-
-/// Formats the cache and the remote disk.
-fn make(options: &Options, files: &Files) -> Result<(), String> {
-    let made = Command::new(&options.ubcache)
-        .arg("make")
-        .arg("-C")
-        .arg(&files.cache)
-        .arg("-B")
-        .arg(&files.backing)
-        .args(["--cache-size", "8g", "-l", "data", "--force", "-w", "4k"])
-        .output()
-        .map_err(|error| format!("{}: {error}", options.ubcache.display()))?;
-    match made.status.success() {
-        true => Ok(()),
-        false => Err(format!("ubcache make: {}", String::from_utf8_lossy(&made.stderr))),
     }
 }
 

@@ -215,7 +215,7 @@ fn store_failure(name: &Path, error: &StoreError) -> Failure {
         StoreError::Unreachable(_) | StoreError::Busy(_) => {
             "start the store, or check the endpoint of the URI (or AWS_ENDPOINT_URL)"
         }
-        _ => "check the endpoint of the URI (or AWS_ENDPOINT_URL)",
+        _ => "check bucket, region and endpoint of the URI (or AWS_ENDPOINT_URL, AWS_REGION)",
     };
     Failure::could_not_run(name, "the object store can't be used").found(error).advice(advice)
 }

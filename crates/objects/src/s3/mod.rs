@@ -5,6 +5,7 @@
 //!
 //! [`Patient`]: crate::retry::Patient
 
+mod address;
 mod errors;
 mod profile;
 
@@ -66,7 +67,9 @@ impl S3Store {
     pub fn new(location: &Location) -> Result<S3Store, StoreError> {
         // An earlier call has done it, or the program has: any of them is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let store = Arc::new(builder(location)?.build().map_err(|error| translate(&error))?);
+        let builder = builder(location)?;
+        address::check(&builder)?;
+        let store = Arc::new(builder.build().map_err(|error| translate(&error))?);
         let (running, ended) = oneshot::channel();
         let runtime = start(ended).map_err(|error| StoreError::Other(error.to_string()))?;
         Ok(S3Store { store, prefix: location.prefix.clone(), runtime, _running: running })
