@@ -60,8 +60,14 @@ fn an_ability_that_is_required_and_switched_off_is_a_contradiction() {
         assert!(said.contains(words), "{words} in: {said}");
     }
     let file = directory.path().join("set.toml");
-    let text = "cache = \"/x\"\nublk_require = [\"auto-buffers\"]\nublk_without = \
-                [\"user-copy\"]\n[[volume]]\nname = \"data\"\nbacking = \"/y\"\nexport = \"ublk\"\n";
+    let text = r#"cache = "/x"
+ublk_require = ["auto-buffers"]
+ublk_without = ["user-copy"]
+[[volume]]
+name = "data"
+backing = "/y"
+export = "ublk"
+"#;
     std::fs::write(&file, text).expect("a file");
     let checked = run(&["config", "check", &file.display().to_string()]);
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();

@@ -98,7 +98,7 @@ async fn hits_go_to_the_place(env: HostEnv, directory: PathBuf) -> Option<()> {
     let more = SectorRange::from_bounds(first.start, Sector(second.end.0 + 8));
     let data = read(&volume, more, memory.place(0)).await;
     assert!(data.len() as u64 == more.bytes() && data[..expected.len()] == expected);
-    // What was tried in vain does not end it.
+    // A read that failed does not end it.
     assert!(read(&volume, second, memory.place(0)).await.is_empty(), "it was copied");
     assert!(memory.content()[..second.bytes() as usize] == content(second, 2));
     drop(volume);

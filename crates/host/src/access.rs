@@ -34,7 +34,7 @@ pub fn wait_for_access(path: &Path, patience: Duration) -> io::Result<bool> {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        // What has changed does not matter: the file is looked at again.
+        // Every change leads to another look at the file.
         let mut events = inotify::Reader::new(&changes, &mut room);
         while events.next().is_ok() {}
     }

@@ -1,7 +1,7 @@
 //! Memory of this process that the ring knows by a number, as it knows that of requesters.
 //!
-//! The driver of block devices gives a place to the memory of each request. This gives one to memory
-//! of this process, so that reads to places can be tried on a machine without that driver.
+//! The driver of block devices gives a place to the memory of each request. This gives one to
+//! memory of this process, so that reads to places can be tried on a machine without that driver.
 
 use std::io;
 use std::ops::Range;

@@ -31,7 +31,7 @@ fn content() -> Vec<u8> {
     (0..BYTES as u64 / 8).flat_map(|word| ((word / 64) ^ (word << 32)).to_ne_bytes()).collect()
 }
 
-/// A file on a real file system (/tmp may be a tmpfs) with that content; none: it has no direct I/O.
+/// A file on a real file system (/tmp may be a tmpfs) with that content; none: no direct I/O there.
 fn opened(env: &HostEnv, directory: &Path) -> Option<HostFile> {
     let path = directory.join("image");
     std::fs::File::create(&path).and_then(|file| file.write_all_at(&content(), 0)).expect("room");

@@ -124,7 +124,7 @@ fn without_root_a_device_is_made_that_proves_its_user_by_a_path() {
     assert_eq!((code, command.device), (control::SET_PARAMS, 3));
     assert_eq!(&data[..usize::from(command.path_len)], b"/dev/ublkc3");
     assert_eq!(usize::from(command.len), data.len());
-    // What needs root can be required.
+    // An ability that needs root is missed in time.
     let why = wanted("recovery").make(&it).expect_err("refused");
     assert!(format!("{why:#}").contains("without CAP_SYS_ADMIN lacks recovery"), "{why:#}");
 }
