@@ -73,6 +73,10 @@ fn rule_of_udev_names_devices_and_claims_sets() {
     let (file, rule) = (machine.root.with_file_name("file"), "lib/udev/rules.d/69-bcache.rules");
     let kernels = "ENV{ID_FS_TYPE}==\"bcache\", ENV{GIVEN_TO_KERNEL}=\"1\"\n";
     machine.write(rule, format!("SUBSYSTEM==\"block\", {kernels}"));
+    // The rule for devices of users is in force only where it was copied.
+    let users = std::fs::read(packaging().join("udev/67-ublk-users.rules")).expect("the rule");
+    machine.write("etc/udev/rules.d/67-ublk-users.rules", users);
+    machine.run("groupadd --system ublk");
     let words = ["make", "--bucket", "64k", "--size", "64M", "--label", "my data", "-B"];
     must(support::ubcache().args(words).arg(&file));
     let device = Loop::new(&file, &[]).expect("a loop device, for a test of the rule of udev");
@@ -84,6 +88,10 @@ fn rule_of_udev_names_devices_and_claims_sets() {
     let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
     let [uuid, set] = ["dev.uuid", "cset.uuid"].map(|name| shown[name].as_str().expect("a UUID"));
     let said = machine.run_with_device(&device.0, &test);
+    let of_users = said.lines().filter(|line| line.contains("67-ublk-users.rules"));
+    let of_users: Vec<&str> = of_users.collect();
+    // A line that can't be read is named with its number.
+    assert!(matches!(of_users[..], [read] if read.contains("Reading rules file")), "{of_users:?}");
     for line in [
         "UBCACHE_ROLE=backing".to_owned(),
         format!("UBCACHE_UUID={uuid}"),
