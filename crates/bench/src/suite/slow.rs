@@ -142,7 +142,6 @@ fn streams(options: &Options, ways: &mut Ways, results: &mut Results) -> Result<
     let mut cold = Vec::new();
     for turn in 0..options.turns().min(3) as u64 {
         let load = stream(MIB / 8, 1, Load { seed: turn, ..ways.cached.load() });
-        let load = Load { until: Until::Time(options.turn() * 2), ..load };
         cold.push(ways.run(&Load { offset_bytes: started + turn * 2 * GIB, ..load })?);
     }
     ways.next_cold += 6 * GIB;
