@@ -66,6 +66,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("A9", "one backing device, always the same"),
     ("A10", "no buckets"),
     ("A11", "one backing device, always the same"),
+    ("A12", "no buckets"),
     ("N1", "there is room or there is none, as for any copy"),
     ("N2", "records have room"),
     ("N3", "no buckets"),

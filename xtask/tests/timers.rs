@@ -72,6 +72,12 @@ const SLEEPS: &[(&str, &str, &str)] = &[
         "clients wait no longer than that for the disk that their volume moves to",
     ),
     (
+        "set/smaller_cache.rs",
+        "set.context.env.sleep(PAUSE).await;",
+        "a bucket beyond the end is in use, or there is no room: dropping a pin wakes nobody, and \
+         writeback and evictions make room",
+    ),
+    (
         "set/move_backing.rs",
         "context.env.sleep(MEMORY_RETRY_INTERVAL).await;",
         "the system does not say when it has memory again",

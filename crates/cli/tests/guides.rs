@@ -223,6 +223,7 @@ fn operating_commands_do_what_the_guide_says() {
             "ubcache serve --cache-optional -C CACHE -B DISK" => {
                 assert_eq!(volume["state"], "no cache", "{set}");
             }
+            "truncate -s 50331648 CACHE" => assert_eq!(set["cache"]["size_bytes"], 48 << 20),
             "ubcache add -B data=DISK" => assert_eq!(volume["name"], "data"),
             "ubcache forget-disk UUID --discard-dirty" => {
                 assert!(volume.is_null() && set["absent"].as_array().is_some_and(Vec::is_empty));

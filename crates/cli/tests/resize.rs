@@ -1,4 +1,4 @@
-//! Disks that become longer or shorter while their volumes are served (`ubcache resize`).
+//! Disks and caches that become longer or shorter while they are used (`ubcache resize`).
 #![allow(
     clippy::disallowed_methods,
     reason = "tests live in the real world, with its clock and its threads"
@@ -185,5 +185,132 @@ fn a_cache_grows_with_its_device_and_keeps_what_it_has() {
         assert_eq!(cache_bytes(&daemon), before + 64 * MIB);
         assert!(read(&daemon, 0) == vec![3; MIB as usize]);
         daemon.stop();
+    });
+}
+
+/// Bytes of the mebibyte at `at` that a round of writes leaves.
+fn pattern(round: u64, at: u64) -> Vec<u8> {
+    let words = (0..MIB / 8).map(|word| (round << 48 | at + 8 * word).to_le_bytes());
+    words.flatten().collect()
+}
+
+fn shrink(daemon: &Daemon, arguments: &[&str]) -> Output {
+    let mut command = ubcache();
+    command.args(["resize", "--cache"]).args(arguments).arg("--control").arg(&daemon.control);
+    command.output().expect("it runs")
+}
+
+/// 14 MiB of dirty data are written so often that the newest are behind the first 40 MiB of the
+/// cache, which then ends there.
+#[test]
+fn a_cache_becomes_smaller_while_it_is_used_and_its_device_is_cut() {
+    each_io("a_cache_becomes_smaller_while_it_is_used_and_its_device_is_cut", |io, directory| {
+        const ROUNDS: u64 = 4;
+        let (cache, disks) = make_set(directory, &[16], &[]);
+        let places: Vec<u64> = (0..14).map(|number| number * MIB).collect();
+        let is_whole = |daemon: &Daemon| {
+            for &at in &places {
+                assert!(read(daemon, at) == pattern(ROUNDS, at), "at {at}");
+            }
+        };
+        let daemon = Daemon::start(io, directory, &cache, &disks, &STAYS_DIRTY);
+        let mut client = daemon.client("disk0.img");
+        for round in 1..=ROUNDS {
+            for &at in &places {
+                client.write(at, &pattern(round, at), true).expect("a write");
+            }
+        }
+        drop(client);
+        for (size, expected) in [("64M", "not less"), ("8M", "too few for a cache")] {
+            let output = shrink(&daemon, &[size]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains(expected), "{said}");
+        }
+        let output = shrink(&daemon, &["--cancel"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("is not becoming smaller"), "{said}");
+
+        // Killed in the middle, mostly.
+        let output = shrink(&daemon, &["40M", "--no-wait"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        daemon.kill();
+        support::must(ubcache().arg("check").arg(&cache).arg("-B").arg(&disks[0]));
+        let daemon = Daemon::start(io, directory, &cache, &disks, &STAYS_DIRTY);
+        is_whole(&daemon);
+        if cache_bytes(&daemon) > 40 * MIB {
+            assert_eq!(cache_bytes(&daemon), 64 * MIB, "it can be begun again");
+            let output = shrink(&daemon, &["40M"]);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let cut = format!("truncate -s {} {}", 40 * MIB, cache.display());
+            assert!(said.contains(&cut), "{said}");
+        }
+        assert_eq!(cache_bytes(&daemon), 40 * MIB);
+        give_length(&cache, 40 * MIB);
+        is_whole(&daemon);
+        daemon.client("disk0.img").write(0, &pattern(ROUNDS, 0), true).expect("a write");
+        daemon.kill();
+
+        // Of a set that does not run.
+        let said =
+            support::must(ubcache().args(["resize", "-C"]).arg(&cache).args(["--size", "37M"]));
+        assert!(said.contains("37M, before 40M"), "{said}");
+        give_length(&cache, 37 * MIB);
+        support::must(ubcache().arg("check").arg(&cache).arg("-B").arg(&disks[0]));
+        let daemon = Daemon::start(io, directory, &cache, &disks, &STAYS_DIRTY);
+        assert_eq!(cache_bytes(&daemon), 37 * MIB);
+        is_whole(&daemon);
+        daemon.set("writeback_running=1");
+        drain(&daemon);
+        daemon.stop();
+        let disk = File::open(&disks[0]).expect("the disk");
+        for &at in &places {
+            let mut data = vec![0; MIB as usize];
+            disk.read_exact_at(&mut data, DATA_AT + at).expect("a read of the disk");
+            assert!(data == pattern(ROUNDS, at), "it was written back, at {at}");
+        }
+    });
+}
+
+#[test]
+fn a_cache_keeps_the_room_that_it_needs_and_moves_flash_only_data() {
+    each_io("a_cache_keeps_the_room_that_it_needs_and_moves_flash_only_data", |io, directory| {
+        let (cache, disks) = make_set(directory, &[16], &[]);
+        let daemon = Daemon::start(io, directory, &cache, &disks, &STAYS_DIRTY);
+        let mut create = ubcache();
+        create.args(["flash", "create", "scratch", "--size", "24M", "--control"]);
+        support::must(create.arg(&daemon.control));
+        let write = |name: &str, round: u64, mebibytes: u64| {
+            let mut client = daemon.client(name);
+            for at in (0..mebibytes).map(|number| number * MIB) {
+                client.write(at, &pattern(round, at), true).expect("a write");
+            }
+        };
+        write("scratch", 1, 24);
+        write("disk0.img", 2, 8);
+        // The newest data is behind the first 32 MiB of the cache.
+        write("scratch", 3, 24);
+        let output = shrink(&daemon, &["34M"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("beyond the new end that can't be dropped"), "{said}");
+        assert!(said.contains("ubcache drain EXPORT --wait"), "{said}");
+        assert_eq!(cache_bytes(&daemon), 64 * MIB);
+        let output = shrink(&daemon, &["44M"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        give_length(&cache, 44 * MIB);
+        daemon.kill();
+        let daemon = Daemon::start(io, directory, &cache, &disks, &STAYS_DIRTY);
+        for (name, round, mebibytes) in [("scratch", 3, 24), ("disk0.img", 2, 8)] {
+            let mut client = daemon.client(name);
+            for at in (0..mebibytes).map(|number| number * MIB) {
+                let mut data = vec![0; MIB as usize];
+                client.read(at, &mut data).expect("a read");
+                assert!(data == pattern(round, at), "{name} at {at}");
+            }
+        }
+        daemon.stop();
+        support::must(ubcache().arg("check").arg(&cache).arg("-B").arg(&disks[0]));
     });
 }

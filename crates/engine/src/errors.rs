@@ -148,6 +148,39 @@ pub enum EngineError {
         /// The size of one.
         bucket: u64,
     },
+    /// The cache is becoming smaller or larger, or became smaller in this run.
+    #[error("the cache is being resized, or was since its set was started")]
+    Resizing,
+    /// A cache can't become smaller to have a size that it does not exceed: bytes.
+    #[error("the cache has {before} bytes, and {after} are not fewer")]
+    NotSmaller {
+        /// Its size.
+        before: u64,
+        /// The size that it was to have.
+        after: u64,
+    },
+    /// A cache would have fewer buckets than the format needs: bytes.
+    #[error("a cache of {found} bytes has too few buckets; expected {least} bytes or more")]
+    CacheTooSmall {
+        /// The size that it was to have.
+        found: u64,
+        /// The least one with its buckets.
+        least: u64,
+    },
+    /// A smaller cache has no room for what this one can't drop, and its reserves: bytes.
+    #[error(
+        "what can't be dropped beyond the new end, and what a cache keeps free, take {needed} \
+             bytes; there is room for {room} before it"
+    )]
+    DoesNotFit {
+        /// Room that it needs.
+        needed: u64,
+        /// Room that there is.
+        room: u64,
+    },
+    /// A cache keeps its size.
+    #[error("{0}")]
+    ShrinkEnded(ShrinkEnd),
     /// A backing device has become shorter, and its volume may not: sectors of the volume.
     #[error("the volume has {before} sectors, and its disk has room for {after} now")]
     WouldShorten {
@@ -266,6 +299,28 @@ impl EngineError {
     ) -> impl FnOnce(FormatError) -> EngineError {
         move |source| EngineError::Format { what, at: Some(at), source }
     }
+}
+
+/// Reason why a cache did not become smaller.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ShrinkEnd {
+    /// An administrator ended it.
+    #[error("it was cancelled")]
+    Cancelled,
+    /// Bytes that could not be moved.
+    #[error(
+        "{dirty} bytes of dirty data and {metadata} bytes of metadata beyond the new end find \
+             no room before it, or can't be read"
+    )]
+    NoRoom {
+        /// Dirty data.
+        dirty: u64,
+        /// Buckets with metadata.
+        metadata: u64,
+    },
+    /// Bytes that somebody is reading or writing.
+    #[error("{0} bytes beyond the new end stay in use")]
+    InUse(u64),
 }
 
 /// Reason why a move has ended without a switch.

@@ -76,7 +76,7 @@ mod write_turns;
 mod writeback;
 
 pub use coherence::{OwedErrors, OwedStream};
-pub use errors::{EngineError, MoveEnd};
+pub use errors::{EngineError, MoveEnd, ShrinkEnd};
 pub use flash::FlashVolume;
 pub use flash::exported::Exported;
 pub use journal::kept::{KEPT_BYTES, KeptOutcome, KeptState};
@@ -91,6 +91,7 @@ pub use set::former_owner::{FormerRun, TakenOver};
 pub use set::move_backing::{BackingMove, MoveNames, MoveProgress, NotMoved};
 pub use set::resize::Resized;
 pub use set::run_numbers::Choice;
+pub use set::smaller_cache::{CacheShrink, ShrinkProgress};
 pub use set::{CacheSet, Replayed, SetOptions};
 pub use settings::AttributeError;
 pub use stats::scrub::{ScrubState, ScrubStatus};

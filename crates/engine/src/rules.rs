@@ -218,6 +218,10 @@ rules! {
         "the new device is flushed before its superblock is written";
     A11CacheDecides, ["A11"],
         "the cache says that the new device counts before the volume goes on with it";
+    A12EvacuatedFirst, ["A12"],
+        "nothing is beyond the end of a smaller cache, durably, before its superblock is written";
+    A12NodesWrittenAnew, ["A12"],
+        "no node and no record that a start reads has a pointer beyond the end of a smaller cache";
     // Room below the devices.
     N1NoSpaceIsNoError, ["N1"],
         "a write of data that finds no space is no error of the device";

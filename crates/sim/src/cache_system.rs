@@ -9,7 +9,7 @@ use ubcache_engine::{
     Generations, Held, MoveEnd, MoveNames, NotMoved, ReadAheadTuning, ServedVolume, SetOptions,
     Tuning,
 };
-use ubcache_env::{Buf, Env, KeptMemory, Nanos, Sector, SectorRange};
+use ubcache_env::{Buf, Env, KeptMemory, Nanos, Priority, Sector, SectorRange};
 use ubcache_format::{
     CacheMode, DEFAULT_DATA_OFFSET, Replacement, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
     Superblock, Uuid,
@@ -334,6 +334,39 @@ impl CacheSystem {
         }
     }
 
+    /// Makes the cache smaller, and cuts its device (A12).
+    async fn shrink_cache(&self, fewer: u32, cancel: Option<Nanos>) -> Result<(), String> {
+        let (set, disk) = (self.set(), self.cache.borrow().clone());
+        let status = set.status();
+        let less = u64::from(fewer) * status.bucket_bytes;
+        let shrunk = match set.begin_shrink(status.size_bytes.saturating_sub(less)).await {
+            Ok(shrink) => {
+                let shrink = Rc::new(shrink);
+                if let Some(after) = cancel {
+                    let (env, shrink) = (self.env.clone(), Rc::downgrade(&shrink));
+                    self.env.spawn(Priority::Background, async move {
+                        env.sleep(after).await;
+                        shrink.upgrade().iter().for_each(|shrink| shrink.give_up());
+                    });
+                }
+                shrink.run().await
+            }
+            Err(error) => Err(error),
+        };
+        match shrunk {
+            Ok(resized) => disk.cut(resized.after),
+            Err(
+                EngineError::CacheTooSmall { .. }
+                | EngineError::DoesNotFit { .. }
+                | EngineError::Resizing
+                | EngineError::ShrinkEnded(_)
+                | EngineError::Stopping,
+            ) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(())
+    }
+
     /// Ends a volume and attaches its backing device again.
     async fn reopen(&self, index: usize, value: &str) -> Result<(), EngineError> {
         let (served, set) = (&self.volumes[index], self.set());
@@ -429,6 +462,9 @@ impl System for CacheSystem {
                     .map_err(|error| error.to_string())?;
             }
         }
+        if setup.plan.shrinks_cache() {
+            set.take_last_first();
+        }
         let mut volumes = Vec::new();
         for (index, disk) in backing_of(&setup) {
             refuse_other_disk(&setup, &set, index).await?;
@@ -519,9 +555,15 @@ impl System for CacheSystem {
             }
             Command::GrowCache => match self.set().grow_at_stop().await {
                 // Its superblock has them since a stop that a crash followed.
-                Ok(_) | Err(EngineError::NoMoreBuckets { .. } | EngineError::Stopping) => Ok(()),
+                Ok(_)
+                | Err(
+                    EngineError::NoMoreBuckets { .. }
+                    | EngineError::Resizing
+                    | EngineError::Stopping,
+                ) => Ok(()),
                 Err(error) => Err(error.to_string()),
             },
+            Command::ShrinkCache { fewer, cancel } => self.shrink_cache(fewer, cancel).await,
             Command::CollectGarbage => match self.set().trigger_gc().await {
                 // A pass over a full cache may find no bucket to merge leaves in.
                 Ok(()) | Err(EngineError::NoSpace(_)) => Ok(()),

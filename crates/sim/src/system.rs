@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::{Held, Rules};
-use ubcache_env::{Buf, Sector, SectorRange, Volume};
+use ubcache_env::{Buf, Nanos, Sector, SectorRange, Volume};
 
 use crate::backings::Backings;
 use crate::crash::SimKept;
@@ -79,6 +79,13 @@ pub enum Command {
     Resize(usize),
     /// Gives the set the size that its cache device has, from the next clean stop on.
     GrowCache,
+    /// Gives the cache fewer buckets, and then cuts its device.
+    ShrinkCache {
+        /// So many fewer.
+        fewer: u32,
+        /// It is cancelled after this time.
+        cancel: Option<Nanos>,
+    },
     /// Starts a garbage collection and waits for its end.
     CollectGarbage,
     /// Evicts everything clean.

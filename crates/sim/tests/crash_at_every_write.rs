@@ -310,6 +310,26 @@ fn cache_that_grows() {
     scenario("cache that grows", &plan, OPTIONS, &["cache_grown"]);
 }
 
+/// Dirty data, clean data, the root and the volume table are beyond the new end: buckets are taken
+/// from the lowest on, and those of the start go to the first chain.
+#[test]
+fn cache_that_shrinks() {
+    let script = "
+        at 0 +0us set v0 writeback_running 0
+        c0 v0 write 0+8
+        c0 v0 read 16+8
+        at 2 +1000us shrink-cache 20
+        c0 v0 write 8+8
+        c0 v0 write 0+8 fua
+        c0 v0 flush
+        at 5 +20000us restart
+        c0 v0 read 0+32
+        c0 v0 write 0+8 fua";
+    let mut plan = plan("writeback", 0, script);
+    plan.cache.buckets = 540;
+    scenario("cache that shrinks", &plan, OPTIONS, &["cache_shrunk"]);
+}
+
 #[test]
 fn prio_chains_and_garbage_collection() {
     let script = "

@@ -133,6 +133,15 @@ fn table(report: &Report) -> String {
         );
         let _ =
             writeln!(text, "           {}{}", traffic(&cache.counters), errors(&cache.counters));
+        if let Some(shrinking) = &cache.shrinking {
+            let _ = writeln!(
+                text,
+                "           becomes smaller, to {}: {} of {} beyond that left",
+                show_size(shrinking.size_bytes),
+                show_size(shrinking.left_bytes),
+                show_size(shrinking.total_bytes)
+            );
+        }
         for volume in &set.volumes {
             volume_table(&mut text, volume);
         }

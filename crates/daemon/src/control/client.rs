@@ -67,6 +67,8 @@ fn plain(request: &ControlRequest, mut answer: Value) -> Value {
         ControlRequest::Remove { .. }
         | ControlRequest::Resize { .. }
         | ControlRequest::ResizeCache
+        | ControlRequest::ShrinkCache { .. }
+        | ControlRequest::CancelShrink
         | ControlRequest::Move { .. }
         | ControlRequest::CancelMove { .. }
         | ControlRequest::FlashResize { .. }
@@ -210,6 +212,13 @@ impl Asking<'_> {
             }
             ControlRequest::ResizeCache => {
                 Call::post(format!("{}/resize-cache", self.set()?), json!({}))
+            }
+            ControlRequest::ShrinkCache { bytes, wait } => Call::post(
+                format!("{}/resize-cache", self.set()?),
+                json!({ "size_bytes": bytes, "wait": wait }),
+            ),
+            ControlRequest::CancelShrink => {
+                Call::post(format!("{}/resize-cache/cancel", self.set()?), json!({}))
             }
             ControlRequest::FlashRemove { volume, discard_data, force } => Call::post(
                 format!("{}/remove-flash", self.volume(Some(volume))?),

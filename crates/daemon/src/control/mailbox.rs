@@ -320,6 +320,10 @@ async fn dispatch<W: World>(
         }
         ControlRequest::CancelMove { volume } => daemon.cancel_move(&volume).await.map(words),
         ControlRequest::ResizeCache => daemon.resize_cache().await.map(words),
+        ControlRequest::ShrinkCache { bytes, wait } => {
+            daemon.shrink_cache(bytes, wait).await.map(words)
+        }
+        ControlRequest::CancelShrink => daemon.cancel_shrink().await.map(words),
         ControlRequest::FlashRemove { volume, discard_data, force } => {
             daemon.remove_flash(&volume, discard_data, force).await.map(words)
         }

@@ -161,6 +161,15 @@ pub enum ControlRequest {
     },
     /// Gives the cache the size that its device has now, at the next clean stop.
     ResizeCache,
+    /// Makes the cache smaller.
+    ShrinkCache {
+        /// Its size from then on.
+        bytes: u64,
+        /// The response comes when it is smaller.
+        wait: bool,
+    },
+    /// Has a cache that is becoming smaller keep its size.
+    CancelShrink,
     /// Removes a flash-only volume for good.
     FlashRemove {
         /// The export.
@@ -198,7 +207,10 @@ impl ControlRequest {
             ControlRequest::Scrub { .. } | ControlRequest::StopScrub { .. } => "scrub",
             ControlRequest::Upgrade { .. } => "upgrade",
             ControlRequest::Limit { .. } => "limit",
-            ControlRequest::Resize { .. } | ControlRequest::ResizeCache => "resize",
+            ControlRequest::Resize { .. }
+            | ControlRequest::ResizeCache
+            | ControlRequest::ShrinkCache { .. }
+            | ControlRequest::CancelShrink => "resize",
             ControlRequest::Move { .. } | ControlRequest::CancelMove { .. } => "move",
             ControlRequest::FlashCreate { .. }
             | ControlRequest::FlashResize { .. }

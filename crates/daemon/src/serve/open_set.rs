@@ -181,6 +181,7 @@ pub(super) async fn open<W: World>(
         guest_streams: Rc::new(Cell::new(FIRST_STREAM)),
         membership: Lock::default(),
         moves: RefCell::default(),
+        shrinking: RefCell::default(),
         program: inherited.map_or_else(own_path, State::own_program),
         upgrades: Upgrades::default(),
         published: RefCell::default(),

@@ -224,6 +224,7 @@ impl<W: World> Daemon<W> {
     /// half of its volumes would be of one set, and half of the other.
     pub(crate) async fn stop_sets(&self) -> Result<(), EngineError> {
         self.cancel_moves().await;
+        self.end_shrink().await;
         let _last = self.membership.lock().await;
         let mut stopped = Ok(());
         let former = std::mem::take(&mut *self.former.borrow_mut());

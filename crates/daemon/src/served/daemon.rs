@@ -27,6 +27,7 @@ use super::report::{
 };
 use super::request_report::{paths, periods, reasons};
 use super::scrub_report::ScrubReport;
+use super::smaller_cache::Shrinking;
 use super::upgrades::Upgrades;
 use super::world::World;
 use crate::backing::Remote;
@@ -69,6 +70,8 @@ pub struct Daemon<W: World> {
     pub(crate) membership: Lock,
     /// Volumes that are being moved to other disks.
     pub(crate) moves: RefCell<Vec<Rc<Moving<W>>>>,
+    /// The cache is becoming smaller.
+    pub(crate) shrinking: RefCell<Option<Rc<Shrinking<W>>>>,
     /// The path by which this program was started.
     pub(crate) program: PathBuf,
     pub(crate) upgrades: Upgrades,
@@ -439,6 +442,7 @@ impl<W: World> Daemon<W> {
                 counted: status.counted,
                 put_aside_bytes: status.put_aside_bytes,
                 flash_room_bytes: status.flash_room_bytes,
+                shrinking: self.shrinking.borrow().as_ref().map(|it| it.report(self.world.now())),
                 latency: (&status.cache_latencies).into(),
                 counters: counters(&status.cache),
             },

@@ -121,6 +121,11 @@ impl<W: World> Daemon<W> {
                  ubcache move EXPORT --cancel"
                 .to_owned());
         }
+        if self.shrinking.borrow().is_some() {
+            return Err("the cache is becoming smaller: wait for that, or end it with \
+                 ubcache resize --cache --cancel"
+                .to_owned());
+        }
         if self.membership.is_locked() {
             return Err("volumes or caches are being changed; wait for that".to_owned());
         }

@@ -26,8 +26,10 @@ impl<W: World> Daemon<W> {
         let grown = set.grow_at_stop().await.map_err(|error| match error {
             error @ EngineError::NoMoreBuckets { .. } => {
                 Refusal::new(Kind::Conflict, format_args!("{}: {error}", path.display()))
-                    .advice("make the device larger first; a cache does not become smaller")
+                    .advice("make the device larger first; smaller: ubcache resize --cache SIZE")
             }
+            EngineError::Resizing => Refusal::new(Kind::Conflict, error)
+                .advice("start the set again first: ubcache upgrade"),
             EngineError::Stopping => Refusal::new(Kind::Conflict, error),
             error => Refusal::new(Kind::Failed, format_args!("{}: {error}", path.display())),
         })?;
@@ -65,7 +67,7 @@ pub fn grow_cache_of(path: &Path) -> Result<String, Failure> {
             let failure = Failure::refused(path, &error);
             match error {
                 EngineError::NoMoreBuckets { .. } => {
-                    failure.advice("make the device larger first; a cache does not become smaller")
+                    failure.advice("make the device larger first; smaller: --size SIZE")
                 }
                 _ => failure,
             }

@@ -35,6 +35,7 @@
 //! | `returning` | remote disks whose server was not there at the start |
 //! | `scrub` | comparison of clean cached data with the disks |
 //! | [`scrub_report`] | the part of the report that is about scrubs |
+//! | [`smaller_cache`] | a cache that becomes smaller |
 //! | [`systemd`] | messages to systemd |
 //! | `upgrades` | requests for an upgrade |
 //! | [`watch`] | regular looks at the set |
@@ -73,6 +74,7 @@ mod resize;
 pub(crate) mod returning;
 mod scrub;
 pub mod scrub_report;
+pub mod smaller_cache;
 pub mod systemd;
 pub(crate) mod upgrades;
 pub mod watch;

@@ -11,6 +11,7 @@ use super::request_report::{
     BypassReport, DeviceLatencyReport, LatencyReport, PathReport, PeriodReport,
 };
 use super::scrub_report::ScrubReport;
+use super::smaller_cache::ShrinkReport;
 use crate::backing::Connection;
 use crate::open::precheck::Down;
 
@@ -182,6 +183,9 @@ pub struct CacheReport {
     /// Bytes that flash-only volumes could write now, before they find no room.
     #[serde(default)]
     pub flash_room_bytes: u64,
+    /// It is becoming smaller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shrinking: Option<ShrinkReport>,
     /// Its latencies.
     #[serde(default)]
     pub latency: DeviceLatencyReport,

@@ -39,6 +39,7 @@ impl Buckets {
             Role::Free | Role::Restart | Role::Dead | Role::Pending | Role::Discarding => {
                 &mut cell.free
             }
+            Role::Evacuated => &mut cell.free,
         }
     }
 }

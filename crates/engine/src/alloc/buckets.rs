@@ -44,6 +44,8 @@ pub(crate) enum Role {
     Discarding,
     /// Would be free, but the device has no room for what is written there.
     Aside,
+    /// Beyond the end of a cache that becomes smaller: nothing is in it, and nothing will be (A12).
+    Evacuated,
 }
 
 /// Purpose of an allocation; later ones may use more of the reserve.
@@ -64,6 +66,9 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct Buckets {
     pub(super) geometry: Geometry,
+    /// Buckets from here on are not given out any more: the cache becomes smaller (A12).
+    pub(super) end: u32,
+    pub(super) evacuated: u32,
     pub(super) tuning: Generations,
     /// Distance that a pointer found on the device may be ahead of its bucket.
     pub(super) reach: Reach,
@@ -104,8 +109,10 @@ pub(crate) struct Buckets {
     /// Logarithm of the sectors in a bucket, which are mostly a power of two.
     bucket_shift: Option<u32>,
     /// See [`Buckets::watermarks`].
-    watermarks: (usize, usize),
+    pub(super) watermarks: (usize, usize),
     pub(super) unknown: u32,
+    /// A test aid: see [`CacheSet::take_last_first`](crate::CacheSet::take_last_first).
+    pub(super) last_first: bool,
     /// Every extent of the index is in the counts.
     pub(super) seen: bool,
     /// And every bucket has its place.
@@ -135,6 +142,8 @@ impl Buckets {
         let signal = Rc::new(ChangeSignal::default());
         let mut buckets = Buckets {
             geometry,
+            end: geometry.buckets,
+            evacuated: 0,
             tuning,
             reach: Reach::FORMAT,
             generations: Vec::with_capacity(n),
@@ -166,6 +175,7 @@ impl Buckets {
                 .then(|| geometry.bucket_sectors.ilog2()),
             watermarks: (0, 0),
             unknown: 0,
+            last_first: false,
             seen: false,
             counted: false,
             pins: Pins::new(geometry.buckets, signal.clone(), rules),
@@ -178,8 +188,7 @@ impl Buckets {
             rules,
             work,
         };
-        let low = buckets.reserve(Purpose::Data) + (geometry.buckets as usize / 64).clamp(4, 1024);
-        buckets.watermarks = (low, low + (geometry.buckets as usize / 64).clamp(4, 2048));
+        buckets.watermarks = buckets.watermarks_of(geometry.buckets);
         buckets
     }
 
@@ -288,6 +297,8 @@ impl Buckets {
     pub(super) fn set_role(&mut self, bucket: BucketNr, role: Role) {
         let old = std::mem::replace(&mut self.role[bucket.0 as usize], role);
         self.unknown -= u32::from(old == Role::Unknown);
+        self.evacuated += u32::from(role == Role::Evacuated);
+        self.evacuated -= u32::from(old == Role::Evacuated);
         if old == Role::Data && role != Role::Data {
             self.victims.remove(bucket);
         }
@@ -346,7 +357,7 @@ impl Buckets {
     }
 
     pub(super) fn set_free(&mut self, bucket: BucketNr) {
-        if self.puts_aside(bucket) {
+        if self.evacuates(bucket) || self.puts_aside(bucket) {
             return;
         }
         self.freed += 1;
@@ -372,35 +383,6 @@ impl Buckets {
             self.signal.found_bucket();
         }
         aged
-    }
-
-    /// Free buckets that only metadata may take, and those that only the prio chain may take.
-    pub(super) fn reserve(&self, purpose: Purpose) -> usize {
-        let chain = self.geometry.prio_buckets() as usize;
-        let urgent = (self.geometry.buckets as usize / 128).clamp(14, 64);
-        let metadata = chain + urgent + (self.geometry.buckets as usize / 128).clamp(6, 64);
-        match purpose {
-            Purpose::Prio => 0,
-            Purpose::Metadata => chain,
-            Purpose::Restructure => chain + urgent,
-            Purpose::Move => metadata,
-            Purpose::Data => metadata + (self.geometry.buckets as usize / 256).clamp(2, 256),
-        }
-    }
-
-    /// Buckets kept free for the next start, of ubcache or of the driver (docs/reference/format.md
-    /// §9.5).
-    pub(super) fn restart_reserve(&self) -> usize {
-        self.geometry.prio_buckets() as usize + 2 * (self.geometry.journal_buckets as usize).max(8)
-    }
-
-    pub(super) fn restart_missing(&self) -> usize {
-        self.restart_reserve().saturating_sub(self.restart.len())
-    }
-
-    /// The allocator starts below the first and stops above the second number of free buckets.
-    pub fn watermarks(&self) -> (usize, usize) {
-        self.watermarks
     }
 
     /// Returns true if `count` buckets could be had for the purpose now.
@@ -439,7 +421,10 @@ impl Buckets {
             Purpose::Data | Purpose::Move => (&mut self.free, &mut self.free_with_space),
             _ => (&mut self.free_with_space, &mut self.free),
         };
-        let bucket = first.pop_front().or_else(|| second.pop_front())?;
+        let bucket = match self.last_first {
+            false => first.pop_front().or_else(|| second.pop_front())?,
+            true => first.pop_back().or_else(|| second.pop_back())?,
+        };
         assert_eq!(self.role(bucket), Role::Free, "a free bucket is free");
         assert_eq!(self.live(bucket), 0, "nothing live is in a free bucket");
         assert!(!self.pins.is_pinned(bucket), "nobody reads a free bucket");

@@ -64,7 +64,7 @@ impl Buckets {
         self.signal.found_bucket();
     }
 
-    fn may_take(&self, bucket: BucketNr) -> bool {
+    pub(super) fn may_take(&self, bucket: BucketNr) -> bool {
         let index = bucket.0 as usize;
         !self.pins.is_pinned(bucket)
             && !self.is_aged(bucket)

@@ -22,7 +22,8 @@ impl Buckets {
     fn spare(&self) -> usize {
         // A bucket that is not counted yet may hold anything.
         let empty = self.empty_len() - self.unknown as usize;
-        empty + self.victims.len() as usize
+        // A12: a bucket beyond the end is none, and what is in it may need one below.
+        (empty + self.victims.len() as usize).saturating_sub(self.left_beyond())
     }
 
     /// Buckets that flash-only volumes leave: free ones for metadata, moves and data of other
@@ -31,7 +32,7 @@ impl Buckets {
         let needed = self.watermarks().1 + self.restart_reserve();
         match overwrites {
             true => needed,
-            false => needed + self.len() / OVERWRITE_PART,
+            false => needed + self.end as usize / OVERWRITE_PART,
         }
     }
 
@@ -43,7 +44,7 @@ impl Buckets {
 
     /// Buckets get few for flash-only volumes: data in sparse ones is worth moving together.
     pub fn is_flash_short(&self) -> bool {
-        self.spare() < self.flash_reserve(false) + self.len() / OVERWRITE_PART
+        self.spare() < self.flash_reserve(false) + self.end as usize / OVERWRITE_PART
     }
 
     /// Bytes that flash-only volumes could write now.

@@ -85,7 +85,10 @@ impl Buckets {
         for _ in 0..count {
             let Some(bucket) = self.pending.pop_front() else { break };
             let index = bucket.0 as usize;
-            let aged = self.is_aged(bucket) && self.rules.keeps(Rule::G4AgedBucketWaits);
+            // No pointer leads beyond the end when the cache is smaller (A12).
+            let beyond = self.is_beyond(bucket);
+            let keeps = self.rules.keeps(Rule::G4AgedBucketWaits) && !beyond;
+            let aged = keeps && self.is_aged(bucket);
             let durable = self.durable[index] == self.generations[index];
             behind |= !durable;
             #[cfg(feature = "mutants")]
@@ -104,7 +107,7 @@ impl Buckets {
                 self.held.push(bucket);
                 *self.holds.entry(bucket).or_default() += 1;
                 continue;
-            } else if self.discard && !self.has_space(bucket) {
+            } else if self.discard && !beyond && !self.has_space(bucket) {
                 // Room that metadata had is kept for metadata.
                 self.set_role(bucket, Role::Discarding);
                 self.discarding.push(bucket);

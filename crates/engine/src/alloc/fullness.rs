@@ -12,12 +12,20 @@ impl Buckets {
     /// `in_use`).
     #[inline]
     pub fn in_use_percent(&self) -> u64 {
-        self.percent_without(self.empty_len() + self.victims.len() as usize)
+        // A12: what is beyond the end has to go below it, if it does not go at all.
+        let spare = self.empty_len() + self.victims.len() as usize;
+        let all = (self.end as usize).saturating_sub(self.aside_len());
+        percent_without(all, spare.saturating_sub(self.left_beyond()))
     }
 
     /// Percent of buckets that hold data or metadata.
     pub fn filled_percent(&self) -> u64 {
-        self.percent_without(self.empty_len())
+        percent_without(self.in_set().saturating_sub(self.aside_len()), self.empty_len())
+    }
+
+    /// Buckets that are part of the cache, if something is in them or not.
+    pub fn in_set(&self) -> usize {
+        (self.geometry.buckets - self.evacuated) as usize
     }
 
     /// Buckets that nothing valid is known to be in.
@@ -30,15 +38,9 @@ impl Buckets {
             + self.unknown as usize
     }
 
-    fn percent_without(&self, buckets: usize) -> u64 {
-        // Buckets without room are no part of the cache for now.
-        let total = (self.geometry.buckets as usize - self.aside_len()).max(1);
-        ((total - buckets.min(total)) * 100 / total) as u64
-    }
-
     /// Number of buckets that can't be evicted or used.
     pub fn unavailable(&self) -> u64 {
-        let total = u64::from(self.geometry.buckets);
+        let total = u64::from(self.end);
         total * self.in_use_percent() / 100
     }
 
@@ -50,4 +52,12 @@ impl Buckets {
             || !self.dead.is_empty()
             || !self.victims.is_empty()
     }
+}
+
+/// Percent of the buckets that are not these. Buckets without room are no part of the cache for
+/// now.
+#[inline]
+fn percent_without(all: usize, buckets: usize) -> u64 {
+    let total = all.max(1);
+    ((total - buckets.min(total)) * 100 / total) as u64
 }

@@ -13,9 +13,11 @@
 //! | [`flash_reserve`] | room that flash-only volumes leave to everything else (N6) |
 //! | [`promised_buckets`] | buckets that the last run promises to be free (V2) |
 //! | [`roles_after_counting`] | the end of counting, when every bucket gets its role |
+//! | [`reserves`] | free buckets that are kept for metadata and for the next start |
 //! | [`replacement_policy`], [`eviction_list`] | the replacement policy, and its lists of victims |
 //! | [`bucket_value`] | the value of keeping a bucket, learnt from hits |
 //! | [`block_reuse`] | which cached blocks were used again |
+//! | [`evacuation`] | buckets beyond the end of a cache that becomes smaller (A12) |
 //! | [`freeing`] | buckets that are given up, until they are free |
 //! | [`evict`] | giving buckets up, and what is worth moving before that |
 //! | [`recency`] | how cold each bucket is: bcache's priorities |
@@ -36,6 +38,7 @@ mod bucket_value;
 pub(crate) mod buckets;
 mod change_signal;
 pub(crate) mod data_class;
+pub(crate) mod evacuation;
 mod evict;
 mod eviction_list;
 mod flash_reserve;
@@ -50,6 +53,7 @@ mod priority_stats;
 pub(crate) mod promised_buckets;
 pub(crate) mod recency;
 mod replacement_policy;
+mod reserves;
 mod roles_after_counting;
 mod sector_counts;
 mod space_below;

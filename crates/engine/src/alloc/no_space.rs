@@ -70,7 +70,11 @@ impl Buckets {
     /// Free buckets to ask the device about, in order, if more of them are to have space.
     fn next_to_ask(&self, wanted: usize) -> Vec<BucketNr> {
         let missing = wanted.saturating_sub(self.free_with_space.len());
-        self.free.iter().take(missing.min(ASKED_TOGETHER)).copied().collect()
+        let count = missing.min(ASKED_TOGETHER);
+        match self.last_first {
+            false => self.free.iter().take(count).copied().collect(),
+            true => self.free.iter().rev().take(count).copied().collect(),
+        }
     }
 
     /// The device was asked to allocate a free bucket. Somebody may have taken it meanwhile.

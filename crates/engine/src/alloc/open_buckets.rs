@@ -123,6 +123,13 @@ impl OpenBuckets {
         }
     }
 
+    /// No more data goes into buckets beyond the end (A12).
+    pub fn leave_beyond(&mut self, buckets: &mut Buckets) {
+        let beyond = self.open.iter().flatten().map(|open| open.bucket);
+        let beyond: Vec<BucketNr> = beyond.filter(|&bucket| buckets.is_beyond(bucket)).collect();
+        beyond.into_iter().for_each(|bucket| self.leave(buckets, bucket));
+    }
+
     /// Closes every open bucket: the set stops, or space is short.
     pub fn close_all(&mut self, buckets: &mut Buckets) {
         for open in self.open.iter_mut().filter_map(Option::take) {

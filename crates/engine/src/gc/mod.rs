@@ -10,6 +10,7 @@
 //! | [`pointer_ages`] | how old pointers are; interior nodes |
 //! | [`pass`] | the pass over the leaves |
 //! | [`moving`] | moving live data out of sparse buckets |
+//! | [`evacuate`] | nodes without pointers beyond the end of a smaller cache (A12) |
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,6 +25,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::volume_table::VolumeTable;
 
+mod evacuate;
 mod moving;
 mod pass;
 mod pointer_ages;

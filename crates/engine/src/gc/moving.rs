@@ -55,7 +55,14 @@ impl<E: Env> Gc<E> {
         let whole =
             extent.range.start.0.is_multiple_of(8) && extent.range.sectors().is_multiple_of(8);
         let unit = if whole { 8 } else { 1 };
-        let Some(pieces) = self.allocator.try_allocate(class, extent.range.sectors(), unit) else {
+        let sectors = extent.range.sectors();
+        // A12: the cache can't become smaller without it.
+        let waits = self.allocator.buckets().left_beyond() > 0;
+        let pieces = match waits {
+            true => self.allocator.allocate(class, sectors, unit).await,
+            false => self.allocator.try_allocate(class, sectors, unit),
+        };
+        let Some(pieces) = pieces else {
             self.context.env.mark("move_without_room");
             return;
         };

@@ -101,6 +101,7 @@ impl<E: Env> Gc<E> {
             self.context.env.yield_now().await;
         }
         self.look_at_interior(&mut oldest).await?;
+        self.write_interior_below().await?;
         #[cfg(feature = "mutants")]
         self.allocator.buckets_mut().give_up_once_empty(empty);
         self.found_ages(oldest).await
@@ -130,7 +131,8 @@ impl<E: Env> Gc<E> {
                 found.old |= age > self.context.tuning.generations.rewrite_age;
             } else if self.table.is_dead(extent.inode) {
                 found.dead.push(extent);
-            } else if moving.sparse.contains(&bucket) {
+            } else if moving.sparse.contains(&bucket) || (extent.dirty && buckets.is_beyond(bucket))
+            {
                 found.to_move.push(extent);
             } else if moving.reused.contains(bucket) {
                 for part in buckets.reused_parts(extent.pointer, extent.range.sectors()) {
@@ -142,6 +144,8 @@ impl<E: Env> Gc<E> {
             }
         }
         found.old |= stale * 2 > body.len().max(8);
+        // A12: it gets a bucket below the end.
+        found.old |= buckets.is_beyond(buckets.bucket_of(leaf.pointer));
         Some(found)
     }
 
@@ -159,7 +163,12 @@ impl<E: Env> Gc<E> {
 
     /// Rewrites the leaf if it is full of old pointers; merges it with its neighbours if they fit
     /// into one.
-    async fn maintain(&self, low: Position, leaf: &Rc<Leaf>, old: bool) -> Result<(), EngineError> {
+    pub(super) async fn maintain(
+        &self,
+        low: Position,
+        leaf: &Rc<Leaf>,
+        old: bool,
+    ) -> Result<(), EngineError> {
         let always = self.context.settings().gc_always_rewrite;
         let group = self.index.mergeable(low, leaf, MERGE_MAX);
         if group.len() > 1 {

@@ -73,6 +73,11 @@ impl<E: Env> Index<E> {
         self.replace_nodes(Work::Interior(level, end), false).await
     }
 
+    /// Waits until no node is being replaced that was being replaced before.
+    pub async fn replacements_end(&self) {
+        drop(self.structure.lock().await);
+    }
+
     async fn replace_nodes(&self, mut work: Work, makes_room: bool) -> Result<(), EngineError> {
         let mut rounds = 0;
         let mut packed = false;

@@ -136,6 +136,21 @@ impl<E: Env> Index<E> {
         Some(end)
     }
 
+    /// The next interior node of `level` ≥ 1: where it ends, and whether `test` holds for any
+    /// pointer to it or of its log that leads to no child any more.
+    pub fn interior_with(
+        &self,
+        level: usize,
+        after: Position,
+        test: impl Fn(Pointer) -> bool,
+    ) -> Option<(Position, bool)> {
+        let tree = self.tree.borrow();
+        let (end, node) = tree.interior_after(level, after)?;
+        self.context.env.work().add(node.former.len());
+        let any = test(node.pointer) || node.former.iter().any(|&pointer| test(pointer));
+        Some((end, any))
+    }
+
     /// Calls `visit` with every live extent over the range, as far as leaves are in memory.
     pub fn each_loaded_extent(
         &self,

@@ -14,6 +14,11 @@ impl<E: Env> Journal<E> {
         header.root_level = level;
     }
 
+    /// The volume table that the next entry names.
+    pub fn volume_table(&self) -> Key {
+        self.state.borrow().header.uuid_bucket.clone()
+    }
+
     /// The next entry names another volume table; gives back the key of the former one.
     pub fn set_volume_table(&self, key: Key) -> Key {
         std::mem::replace(&mut self.state.borrow_mut().header.uuid_bucket, key)

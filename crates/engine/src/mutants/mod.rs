@@ -277,6 +277,10 @@ mutants! {
         "a backing device that may have been written without the cache keeps its cached data";
     BucketsWithoutChain, "buckets-without-chain", [A10ChainFirst],
         "the superblock of a cache that grows counts buckets that no prio chain has";
+    ShrinksUnevacuated, "shrinks-unevacuated", [A12EvacuatedFirst],
+        "the superblock of a smaller cache is written while data and nodes are beyond its end";
+    ShrinksOverStaleKeys, "shrinks-over-stale-keys", [A12NodesWrittenAnew],
+        "nodes and the journal keep stale pointers beyond the end of a smaller cache";
     MoveWritesOne, "move-writes-one", [A11BothWritten],
         "writes to a disk that is being copied do not go to the new one";
     MoveUnflushed, "move-unflushed", [A11FlushedFirst],

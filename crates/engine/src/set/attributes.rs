@@ -103,7 +103,7 @@ impl<E: Env> CacheSet<E> {
             "active_journal_entries" => Some(status().active_journal_entries.to_string()),
             "bucket_size" => Some(crate::settings::human(status().bucket_bytes as i64)),
             "block_size" => Some(crate::settings::human(status().block_bytes as i64)),
-            "nbuckets" => Some(self.set.context.geometry.buckets.to_string()),
+            "nbuckets" => Some(self.set.superblock.borrow().nbuckets.to_string()),
             "priority_stats" => Some(self.set.allocator.buckets().priority_stats()),
             _ if name.contains('/') => periods::attribute(name, || self.periods()),
             _ => self.set.context.settings().get(name),

@@ -28,6 +28,9 @@ impl<E: Env> CacheSet<E> {
         let sectors = set.context.cache.refresh_size().await;
         let sectors = sectors.map_err(EngineError::io("reading the size of the cache device"))?;
         let geometry = &set.context.geometry;
+        if set.allocator.buckets().end() < geometry.buckets {
+            return Err(EngineError::Resizing);
+        }
         let all = sectors.min(MAX_CACHE_SECTORS) / u64::from(geometry.bucket_sectors);
         let buckets = u32::try_from(all).unwrap_or(u32::MAX - 1);
         if buckets <= geometry.buckets {

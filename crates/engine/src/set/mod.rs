@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`open`] | starting: superblock, journal, prio chain, tree, replay |
 //! | [`larger_cache`] | a cache device that becomes larger (A10) |
+//! | [`smaller_cache`] | a cache that becomes smaller while its set runs (A12) |
 //! | [`handover`] | dropping the clean data of a set that somebody else left (H2) |
 //! | [`former_owner`] | the owner that a set had before |
 //! | [`initialize`] | making a formatted device a set |
@@ -67,6 +68,7 @@ mod open;
 pub(crate) mod resize;
 pub(crate) mod run_numbers;
 mod shorter_disk;
+pub(crate) mod smaller_cache;
 mod stop;
 mod witness;
 
@@ -131,6 +133,8 @@ struct Set<E: Env> {
     stopping_at: Cell<Option<StopStep>>,
     /// The number of buckets that the set has from its clean stop on, if it grows.
     grows_to: Cell<Option<u32>>,
+    /// The cache is becoming smaller.
+    shrinks: Cell<bool>,
     /// All buckets are counted, or the set fails or stops.
     state_changed: Notify,
     tasks: RefCell<Vec<Task>>,
@@ -237,12 +241,12 @@ impl<E: Env> CacheSet<E> {
             uuid: set.superblock.borrow().set_uuid,
             cache: set.context.cache.counters(),
             cache_latencies: set.context.cache.latencies(),
-            size_bytes: u64::from(geometry.buckets) * geometry.bucket_bytes(),
+            size_bytes: u64::from(set.superblock.borrow().nbuckets) * geometry.bucket_bytes(),
             bucket_bytes: geometry.bucket_bytes(),
             block_bytes: geometry.block_bytes(),
             available_percent: 100 - buckets.in_use_percent(),
             filled_percent: buckets.filled_percent(),
-            used_bytes: buckets.len().saturating_sub(buckets.empty_len()) as u64
+            used_bytes: (buckets.in_set() as u64).saturating_sub(buckets.empty_len() as u64)
                 * geometry.bucket_bytes(),
             put_aside_bytes: buckets.without_room() as u64 * geometry.bucket_bytes(),
             counted: buckets.is_counted(),
@@ -291,6 +295,12 @@ impl<E: Env> CacheSet<E> {
         set.allocator
             .for_all_buckets(1, |part| set.allocator.buckets_mut().pretend_full(part.len()))
             .await;
+    }
+
+    /// A test aid: from now on free buckets are used from the last on, so that something is where a
+    /// cache that becomes smaller ends.
+    pub fn take_last_first(&self) {
+        self.set.allocator.buckets_mut().take_last_first();
     }
 
     /// A test aid: gives up every bucket without dirty data and waits until that is durable. What

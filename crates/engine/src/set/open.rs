@@ -235,6 +235,7 @@ fn assemble<E: Env>(
         kept_state: Cell::default(),
         stopping_at: Cell::default(),
         grows_to: Cell::default(),
+        shrinks: Cell::default(),
         state_changed: Notify::default(),
         tasks: RefCell::default(),
     })

@@ -165,9 +165,8 @@ impl<E: Env> CachedVolume<E> {
         }
         let Attached { volumes, sectors: all, flash_dirty } = (self.attached)();
         let own = self.backing.limits().sectors;
-        let cache = u64::from(self.context.geometry.buckets)
-            * u64::from(self.context.geometry.bucket_sectors);
         let buckets = self.allocator.buckets();
+        let cache = u64::from(buckets.end()) * u64::from(buckets.bucket_sectors());
         let may_idle = self.context.settings().idle_max_writeback_rate && !self.gc.is_running();
         let idle = may_idle && self.writeback.idle.borrow_mut().tick(volumes);
         let input = ControllerInput {

@@ -353,6 +353,11 @@ impl SimDisk {
         self.inner.sectors.set(self.inner.sectors.get() + sectors);
     }
 
+    /// Cuts the disk after so many sectors; nobody uses what is behind them.
+    pub fn cut(&self, sectors: u64) {
+        self.inner.sectors.set(self.inner.sectors.get().min(sectors));
+    }
+
     /// Name in reports.
     pub fn name(&self) -> &str {
         &self.inner.config.name

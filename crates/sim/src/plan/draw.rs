@@ -124,6 +124,7 @@ pub fn draw(seed: u64, options: DrawOptions) -> Plan {
         super::stored::add_stored(&mut plan, &mut Rng::fork(seed, "stored"), options.stored);
     }
     super::moves::add_moves(&mut plan, &mut Rng::fork(seed, "moves"), options);
+    super::smaller::shrink(&mut plan, &mut Rng::fork(seed, "smaller"));
     plan
 }
 

@@ -30,6 +30,7 @@ mod remote;
 mod replace;
 mod scrub;
 mod sizes;
+mod smaller;
 mod space;
 mod starve;
 mod stored;
@@ -271,6 +272,9 @@ pub enum ControlAction {
     EvictClean,
     /// The cache device gets so many buckets more, which the set has after the next clean stop.
     GrowCache(u32),
+    /// The cache gets so many buckets less, unless that is cancelled after this time; then its
+    /// device is cut.
+    ShrinkCache(u32, Option<Nanos>),
     /// Stops the system when the clients pause, and starts it again.
     Restart(AfterStart),
     /// The same, and between the two the Linux driver has the set.
@@ -398,6 +402,11 @@ impl Plan {
             _ => 0,
         };
         self.cache.buckets + self.controls.iter().map(grown).sum::<u32>()
+    }
+
+    /// Returns true if the cache becomes smaller.
+    pub(crate) fn shrinks_cache(&self) -> bool {
+        self.controls.iter().any(|control| matches!(control.action, ControlAction::ShrinkCache(..)))
     }
 
     /// Returns true if the Linux driver has the set between two runs.

@@ -432,6 +432,10 @@ impl<S: System> Run<S> {
                 self.disk(0).lengthen(u64::from(*buckets) * bucket);
                 self.command(Command::GrowCache);
             }
+            ControlAction::ShrinkCache(fewer, cancel) => {
+                self.note(format!("the cache is to have {fewer} buckets less"));
+                self.command(Command::ShrinkCache { fewer: *fewer, cancel: *cancel });
+            }
             ControlAction::Restart(after) => {
                 self.workload.paused.set(true);
                 self.wait_until(|workload| workload.busy.get() == 0).await?;

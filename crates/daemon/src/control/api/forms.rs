@@ -87,6 +87,19 @@ pub(super) struct ResizeOptions {
     pub(super) discard_data: bool,
 }
 
+/// Another size of a cache.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResizeCacheOptions {
+    /// A size in bytes that is less than now; if absent, that of the device, from the next start
+    /// on.
+    #[serde(default)]
+    pub(super) size_bytes: Option<u64>,
+    /// The response comes when the cache is smaller.
+    #[serde(default)]
+    pub(super) wait: bool,
+}
+
 /// A disk that a volume is to be moved to.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

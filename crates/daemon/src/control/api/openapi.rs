@@ -9,8 +9,8 @@ use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 
 use super::forms::{
     AddOptions, FlashOptions, ForgetOptions, Message, MoveOptions, Nothing, OPEN_METRICS,
-    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeOptions, Sets, UpgradeOptions,
-    Upgraded, VolumeName, VolumeOfSet, Volumes, WaitOptions,
+    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeCacheOptions, ResizeOptions, Sets,
+    UpgradeOptions, Upgraded, VolumeName, VolumeOfSet, Volumes, WaitOptions,
 };
 use super::settings::{EXACT_MAX, ValueForm};
 use crate::control::process::ConfigChanges;
@@ -236,7 +236,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     act(
         "/v1/sets/{set}/resize-cache",
-        "Give the cache the size that its device has now, from the next start on.",
+        "Make the cache smaller, or give it the size that its device has, from the next start on.",
+        "ResizeCacheOptions",
+        Form::Named("Message"),
+    ),
+    act(
+        "/v1/sets/{set}/resize-cache/cancel",
+        "Have a cache that is becoming smaller keep its size.",
         NOTHING,
         Form::Named("Message"),
     ),
@@ -426,6 +432,7 @@ pub fn document() -> Value {
     form::<FlashOptions>(&mut forms);
     form::<ResizeOptions>(&mut forms);
     form::<MoveOptions>(&mut forms);
+    form::<ResizeCacheOptions>(&mut forms);
     form::<RemoveFlashOptions>(&mut forms);
     form::<UpgradeOptions>(&mut forms);
     form::<ErrorBody>(&mut forms);

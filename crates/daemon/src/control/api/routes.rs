@@ -14,8 +14,8 @@ use super::body::{Cells, Json, Name, Names, Options, json, takes_cells, whole, w
 use super::fleet::Fleet;
 use super::forms::{
     AddOptions, FlashOptions, ForgetOptions, MoveOptions, Nothing, OPEN_METRICS,
-    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeOptions, SetNames, Sets,
-    UpgradeOptions, VolumeOfSet, Volumes, WaitOptions,
+    RemoveFlashOptions, RemoveOptions, ReplaceOptions, ResizeCacheOptions, ResizeOptions, SetNames,
+    Sets, UpgradeOptions, VolumeOfSet, Volumes, WaitOptions,
 };
 use super::settings::{Settings, Value};
 use super::stream::Connection;
@@ -72,6 +72,7 @@ pub(super) fn router(fleet: Fleet) -> Router {
         .route(&format!("{set}/add"), post(add))
         .route(&format!("{set}/replace-cache"), post(replace_cache))
         .route(&format!("{set}/resize-cache"), post(resize_cache))
+        .route(&format!("{set}/resize-cache/cancel"), post(cancel_shrink))
         .route(&format!("{set}/forget-disk"), post(forget_disk))
         .route(&format!("{set}/flash"), post(create_flash))
         .merge(page::routes())
@@ -434,8 +435,20 @@ async fn replace_cache(
     )
 }
 
-async fn resize_cache(State(fleet): State<Fleet>, Name(set): Name, _: Options<Nothing>) -> Given {
-    named("message", fleet.ask_set(&set, ControlRequest::ResizeCache).await)
+async fn resize_cache(
+    State(fleet): State<Fleet>,
+    Name(set): Name,
+    Options(ResizeCacheOptions { size_bytes, wait }): Options<ResizeCacheOptions>,
+) -> Given {
+    let request = match size_bytes {
+        Some(bytes) => ControlRequest::ShrinkCache { bytes, wait },
+        None => ControlRequest::ResizeCache,
+    };
+    named("message", fleet.ask_set(&set, request).await)
+}
+
+async fn cancel_shrink(State(fleet): State<Fleet>, Name(set): Name, _: Options<Nothing>) -> Given {
+    named("message", fleet.ask_set(&set, ControlRequest::CancelShrink).await)
 }
 
 async fn forget_disk(

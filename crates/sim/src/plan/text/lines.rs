@@ -162,6 +162,10 @@ pub(super) fn parse_control(words: &mut Words<'_>) -> Parsed<Control> {
         "gc" => ControlAction::CollectGarbage,
         "evict" => ControlAction::EvictClean,
         "grow-cache" => ControlAction::GrowCache(number(words.word()?)?),
+        "shrink-cache" => {
+            let buckets = number(words.word()?)?;
+            ControlAction::ShrinkCache(buckets, words.maybe().map(micros).transpose()?)
+        }
         "restart" => ControlAction::Restart(parse_after(words)?),
         "driver" => parse_driver(words)?,
         "power-failure" => ControlAction::PowerFailure(parse_after(words)?),

@@ -257,6 +257,10 @@ impl fmt::Display for ControlAction {
             ControlAction::CollectGarbage => f.write_str("gc"),
             ControlAction::EvictClean => f.write_str("evict"),
             ControlAction::GrowCache(buckets) => write!(f, "grow-cache {buckets}"),
+            ControlAction::ShrinkCache(buckets, None) => write!(f, "shrink-cache {buckets}"),
+            ControlAction::ShrinkCache(buckets, Some(cancel)) => {
+                write!(f, "shrink-cache {buckets} {}us", cancel.as_micros())
+            }
             ControlAction::Restart(after) => write!(f, "restart{after}"),
             ControlAction::Driver(run, after) => write!(f, "{run}{after}"),
             ControlAction::PowerFailure(after) => write!(f, "power-failure{after}"),
