@@ -190,7 +190,7 @@ fn a_cache_grows_with_its_device_and_keeps_what_it_has() {
 
 /// Bytes of the mebibyte at `at` that a round of writes leaves.
 fn pattern(round: u64, at: u64) -> Vec<u8> {
-    let words = (0..MIB / 8).map(|word| (round << 48 | at + 8 * word).to_le_bytes());
+    let words = (0..MIB / 8).map(|word| ((round << 48) | (at + 8 * word)).to_le_bytes());
     words.flatten().collect()
 }
 
