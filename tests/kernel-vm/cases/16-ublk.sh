@@ -36,4 +36,7 @@ ublk ends ends
 ublk resize resize
 ublk refusals refusals
 ublk users users
+# What a file system says whose device has ended.
+harmless+='|EXT4-fs.*ublkb|I/O error.*ublkb|JBD2.*ublkb'
+ublk mortal mortal
 ublk memory memory

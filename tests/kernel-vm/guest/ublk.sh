@@ -7,6 +7,7 @@
 #   ublk.sh readme                         the commands of the README, in /share/readme
 #   ublk.sh memory                         dirty pages of a file system on the device in a cgroup with little memory
 #   ublk.sh users                          a user without root makes the set, serves it, and uses the device
+#   ublk.sh mortal                         devices without recovery end with their daemon, also under a file system
 # OPTION is one of `ubcache serve`. The last line ends in RIGHT, or the script fails.
 set -euo pipefail
 . /lib/guest-lib.sh
@@ -262,6 +263,35 @@ resize)
     e2fsck -fn "$device" >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
     stop_server
     echo "larger $at: RIGHT"
+    ;;
+mortal)
+    options=(--ublk-without recovery)
+    mkdir -p /mnt
+    # Mounted when its daemon dies: the next daemon makes another device.
+    serve
+    mkfs.ext4 -q /dev/ublkb0
+    mount -t ext4 /dev/ublkb0 /mnt
+    echo there >/mnt/file
+    sync
+    kill_server
+    serve || fail_with "not served again beside a device that is mounted"
+    [ -b /dev/ublkb1 ] || fail_with "no other device: $(ls /dev/ublk*)"
+    umount /mnt
+    stop_server
+    [ ! -e /dev/ublkc0 ] && [ ! -e /dev/ublkc1 ] || fail_with "left: $(ls /dev/ublk*)"
+    # Mounted at a stop, which does not wait for its users.
+    serve
+    mount -t ext4 /dev/ublkb0 /mnt
+    [ "$(</mnt/file)" = there ] || fail_with "what was flushed is not there"
+    stop_server
+    umount /mnt
+    wait_until test ! -e /dev/ublkc0
+    # An upgrade: the next program makes a device of its own.
+    serve
+    /share/ubcache upgrade --control /tmp/control >/dev/null || fail_with "no upgrade"
+    /share/ubcache status --control /tmp/control --json | grep -q /dev/ublkb || fail_with "no device after an upgrade"
+    stop_server
+    echo "mortal: RIGHT"
     ;;
 users)
     # The part of udev is played here, with the program that the rule runs.

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use ubcache_daemon::Failure;
-use ubcache_daemon::ublk::driver::{Claim, Driver, block_device, claim, is_running, refused};
+use ubcache_daemon::ublk::driver::{
+    Claim, Driver, block_device, claim, delete, is_running, refused,
+};
 use ubcache_daemon::ublk::listed::{ListedBlockDevice, all};
 use ubcache_daemon::ublk::record;
 
@@ -147,7 +149,8 @@ fn remove_device(args: &RemoveArgs) -> Result<(), Failure> {
     }
     driver.stop(&info).map_err(|error| refused(&error))?;
     drop(claimed);
-    driver.delete(&info).map_err(|error| refused(&error))?;
+    let is_gone = delete(info)?;
     record::remove(number);
-    print(&format!("{}: removed\n", path.display()))
+    let later = if is_gone { "" } else { "; its number is free when nobody uses it any more" };
+    print(&format!("{}: removed{later}\n", path.display()))
 }

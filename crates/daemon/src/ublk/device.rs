@@ -9,7 +9,7 @@ use ubcache_host::HostEnv;
 use ubcache_ublk::features::{QUIESCE, USER_RECOVERY};
 use ubcache_ublk::{Control, ControlError, DeviceInfo, Requests};
 
-use super::driver::{Claim, Driver, block_device, claim, refused};
+use super::driver::{Claim, Driver, block_device, claim, delete, refused};
 use super::record;
 use crate::failure::Failure;
 use crate::log::STATE;
@@ -121,10 +121,22 @@ impl BlockDevice {
         join_all(self.queues.iter().map(Task::join)).await;
         drop(claimed);
         stopped?;
-        control(host, move |driver| driver.delete(&info)).await?;
+        if !delete_device(host, info).await? {
+            tracing::warn!(
+                target: STATE,
+                export = self.export,
+                device = %self.path().display(),
+                "the device has ended, and is still in use: its users get errors"
+            );
+        }
         record::remove(number);
         Ok(DeviceEnd::Removed)
     }
+}
+
+/// Removes a device that has been stopped: false if somebody still has it open.
+pub(super) async fn delete_device(host: &HostEnv, info: DeviceInfo) -> Result<bool, Failure> {
+    host.blocking(move || delete(info)).await.unwrap_or(Ok(true))
 }
 
 /// Gives the driver a command on a worker thread.

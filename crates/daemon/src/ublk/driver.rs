@@ -130,6 +130,28 @@ pub fn devices(driver: &Control<Driver>) -> Result<Vec<DeviceInfo>, ControlError
     own.filter_map(Result::transpose).collect()
 }
 
+/// Removes a device that has been stopped. Its number is free when nobody has it open any more,
+/// which is waited for: a moment. Returns false if that was too short, as with a file system on a
+/// device whose daemon is gone. Blocks.
+pub fn delete(info: DeviceInfo) -> Result<bool, Failure> {
+    let (done, wait) = std::sync::mpsc::channel();
+    let removal = move || {
+        let deleted =
+            Driver::open().and_then(|driver| driver.delete(&info).map_err(|error| refused(&error)));
+        // Nobody may wait any more.
+        let _ = done.send(deleted);
+    };
+    std::thread::Builder::new().name("ublk-delete".to_owned()).spawn(removal).map_err(|error| {
+        Failure::could_not_run(Path::new(CONTROL_DEVICE), format_args!("no thread: {error}"))
+    })?;
+    match wait.recv_timeout(DELETE_PATIENCE) {
+        Ok(deleted) => deleted.map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
+const DELETE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Path of the block device.
 pub fn block_device(number: u32) -> std::path::PathBuf {
     format!("{DEVICES}/ublkb{number}").into()

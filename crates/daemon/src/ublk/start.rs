@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use ubcache_format::Uuid;
 use ubcache_ublk::control::NewDevice;
-use ubcache_ublk::features::{UPDATE_SIZE, USER_COPY};
+use ubcache_ublk::features::{UPDATE_SIZE, USER_COPY, USER_RECOVERY};
 use ubcache_ublk::{Control, ControlDevice, DeviceInfo, DeviceState, Features, Parameters};
 
 use super::driver::{Driver, block_device, character_device, devices, is_running, refused};
 use super::options::UblkOptions;
 use super::record;
 use crate::failure::Failure;
+use crate::log::STATE;
 
 /// The most bytes of a read or write.
 pub(super) const IO_BYTES_MAX: u32 = 1 << 20;
@@ -62,6 +63,11 @@ pub(super) fn identity_of(volume: Uuid) -> u64 {
     (number(halves.0) ^ number(halves.1)) | 1
 }
 
+/// Another process serves the device.
+fn is_served(info: &DeviceInfo) -> bool {
+    info.state == DeviceState::Live && info.pid != std::process::id() && is_running(info.pid)
+}
+
 fn max_io_bytes(features: Features) -> u32 {
     if features.has(USER_COPY) { IO_BYTES_MAX } else { COPIED_IO_BYTES_MAX }
 }
@@ -80,13 +86,33 @@ impl Wanted {
             return Err(other);
         }
         match known.iter().find(|info| info.identity == self.identity) {
-            Some(info) if info.state == DeviceState::Dead => {
-                driver.delete(info).map_err(|error| refused(&error))?;
-                self.make(&driver)
+            Some(info) if info.state == DeviceState::Dead => self.make_anew(&driver, info),
+            Some(info) if !info.features.has(USER_RECOVERY) && !is_served(info) => {
+                // The kernel may not have noticed yet that its daemon is gone.
+                driver.stop(info).map_err(|error| refused(&error))?;
+                self.make_anew(&driver, info)
             }
             Some(info) => self.recover(&driver, info),
             None => self.make(&driver),
         }
+    }
+
+    /// Makes a device in the place of one that has ended.
+    fn make_anew(
+        &self,
+        driver: &Control<impl ControlDevice>,
+        old: &DeviceInfo,
+    ) -> Result<Prepared, Failure> {
+        if !super::driver::delete(*old)? {
+            tracing::warn!(
+                target: STATE,
+                export = self.export,
+                device = %block_device(old.device).display(),
+                "a former device of the volume has ended, and is still in use: unmount what is \
+                 mounted on it. The volume gets another one"
+            );
+        }
+        self.make(driver)
     }
 
     /// The wanted number is that of another device.
@@ -205,7 +231,7 @@ impl Wanted {
     fn number_of_somebody(&self) -> Failure {
         let path = block_device(self.device.unwrap_or_default());
         Failure::refused(&path, "the number is in use")
-            .found("a device of another user")
+            .found("a device of another user, or a former one that is still mounted")
             .expected(format_args!("a free number, or the device of \"{}\"", self.export))
             .advice("choose another number, or none; as root `ubcache ublk list` shows all devices")
     }
@@ -217,8 +243,7 @@ impl Wanted {
         info: &DeviceInfo,
     ) -> Result<Prepared, Failure> {
         let path = block_device(info.device);
-        if info.state == DeviceState::Live && info.pid != std::process::id() && is_running(info.pid)
-        {
+        if is_served(info) {
             return Err(Failure::refused(&path, "another daemon serves the volume there")
                 .found(format_args!("process {}", info.pid))
                 .expected("no other daemon of this set")

@@ -11,7 +11,7 @@ use ubcache_ublk::abi::{IoDescriptor, descriptors_at};
 use ubcache_ublk::features::{AUTO_PLACES, UPDATE_SIZE, USER_COPY};
 use ubcache_ublk::{Pace, Parameters, QueueEnd, QueueOptions, Requests, serve_queue};
 
-use super::device::{BlockDevice, DeviceEnd, InUse, control};
+use super::device::{BlockDevice, DeviceEnd, InUse, control, delete_device};
 use super::driver::{block_device, character_device};
 use super::record::{self, Record};
 use super::start::{IO_BYTES_MAX, Lineage, Prepared, Wanted, identity_of};
@@ -190,7 +190,7 @@ impl<W: World> Daemon<W> {
         // The failure that led here is what counts.
         let _ = control(host, move |driver| driver.stop(&info)).await;
         join_all(queues.iter().map(Task::join)).await;
-        let _ = control(host, move |driver| driver.delete(&info)).await;
+        let _ = delete_device(host, info).await;
         record::remove(info.device);
     }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use ubcache_ublk::abi::{ControlCommand, DeviceInfoRaw, control};
-use ubcache_ublk::features::{UNPRIVILEGED, USER_RECOVERY};
+use ubcache_ublk::features::UNPRIVILEGED;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::*;
