@@ -41,6 +41,9 @@ pub enum HandAction {
         /// The way on.
         remedy: Remedy,
     },
+    /// The content of such a disk is what it was when the copy was made; its header is as it was
+    /// left. If the start is refused: what the operator does about it.
+    RollBack(Remedy),
 }
 
 /// A way on from a refusal.
@@ -83,6 +86,30 @@ pub(super) fn add_foreign_writes(plan: &mut Plan, rng: &mut Rng) {
         let remedy = rng.pick(&REMEDIES).1;
         let action = HandAction::Write { first, sectors, remedy };
         plan.hands.push(Hand { end: rng.below(ends) as u32, disk: volume + 1, action });
+    }
+    roll_back(plan, &mut Rng::fork(plan.seed, "rolled back"));
+}
+
+/// Has the disks of some of these plans not written but rolled back, or exchanged for an older copy
+/// together with their headers.
+fn roll_back(plan: &mut Plan, rng: &mut Rng) {
+    let ends = ends(plan) as u64;
+    let written = std::mem::take(&mut plan.hands);
+    for (index, hand) in written.into_iter().enumerate() {
+        let HandAction::Write { remedy, .. } = hand.action else { continue };
+        // The first hand says that the disk is behind a header.
+        let action = match rng.below(4) {
+            0 => HandAction::RollBack(remedy),
+            1 => HandAction::RollBack(Remedy::PutBack),
+            2 if index > 0 => HandAction::Swap(remedy),
+            _ => {
+                plan.hands.push(hand);
+                continue;
+            }
+        };
+        let end = rng.between(1, ends - 1);
+        let copied = Hand { end: rng.below(end) as u32, action: HandAction::Copy, ..hand };
+        plan.hands.extend([copied, Hand { end: end as u32, action, ..hand }]);
     }
 }
 
@@ -166,6 +193,9 @@ impl fmt::Display for Hand {
             HandAction::CutServed(sectors) => {
                 write!(f, "hand {end} cut-served {disk} {sectors}")
             }
+            HandAction::RollBack(remedy) => {
+                write!(f, "hand {end} roll-back {disk} {}", name_of(remedy))
+            }
             HandAction::Write { first, sectors, remedy } => {
                 write!(f, "hand {end} write {disk} {first} {sectors} {}", name_of(remedy))
             }
@@ -185,6 +215,9 @@ impl FromStr for Hand {
             ["hand", end, "swap", disk, remedy] => {
                 (end, disk, HandAction::Swap(remedy_of(remedy)?))
             }
+            ["hand", end, "roll-back", disk, remedy] => {
+                (end, disk, HandAction::RollBack(remedy_of(remedy)?))
+            }
             ["hand", end, "write", disk, first, sectors, remedy] => {
                 let (first, sectors) = (number(first)?, number(sectors)?);
                 (end, disk, HandAction::Write { first, sectors, remedy: remedy_of(remedy)? })
@@ -193,12 +226,19 @@ impl FromStr for Hand {
             ["hand", end, "cut-served", disk, sectors] => {
                 (end, disk, HandAction::CutServed(number(sectors)?))
             }
-            _ => return Err("expected hand END copy|swap|cut|cut-served|write DISK …".to_owned()),
+            _ => {
+                return Err(
+                    "expected hand END copy|swap|cut|cut-served|roll-back|write DISK …".to_owned()
+                );
+            }
         };
         let (end, disk) = (number(end)?, number(disk)? as usize);
         let of_backing = matches!(
             action,
-            HandAction::Cut(_) | HandAction::CutServed(_) | HandAction::Write { .. }
+            HandAction::Cut(_)
+                | HandAction::CutServed(_)
+                | HandAction::RollBack(_)
+                | HandAction::Write { .. }
         );
         if of_backing && disk == 0 {
             return Err("only backing devices are cut or written".to_owned());

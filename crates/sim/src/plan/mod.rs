@@ -359,7 +359,8 @@ impl Plan {
     /// The superblock of the volume's backing device is in a header, and not on its disk.
     pub fn is_behind_header(&self, volume: usize) -> bool {
         let writes = |hand: &&Hand| {
-            matches!(hand.action, HandAction::Write { .. }) && hand.disk == volume + 1
+            matches!(hand.action, HandAction::Write { .. } | HandAction::RollBack(_))
+                && hand.disk == volume + 1
         };
         self.hands.iter().any(|hand| writes(&hand))
     }

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use ubcache_env::{Sector, SectorRange};
-use ubcache_format::{BackingState, SUPERBLOCK_SECTOR, Superblock};
+use ubcache_format::{BackingState, HEADER_SECTORS, SUPERBLOCK_SECTOR, Superblock};
 
 use super::{Run, STUCK_AFTER, Step};
 use crate::disk::Kept;
@@ -37,6 +37,14 @@ impl<S: System> Run<S> {
                         && starts < self.starts.get()
                     {
                         self.swap(disk, &copy, remedy).await?;
+                    }
+                }
+                HandAction::RollBack(remedy) => {
+                    let copy = self.kept.borrow_mut().remove(&disk);
+                    if let Some((copy, starts)) = copy
+                        && starts < self.starts.get()
+                    {
+                        self.roll_back(disk, &copy, remedy).await?;
                     }
                 }
                 HandAction::Cut(sectors) => self.cut(disk, sectors).await?,
@@ -133,13 +141,29 @@ impl<S: System> Run<S> {
             stamp(volume as u32, sector, value, &mut bytes);
             self.disk(disk).poke(at, &bytes);
         }
+        self.changed_elsewhere(disk, &right, remedy).await
+    }
+
+    /// A disk that can't say so has an older content again.
+    async fn roll_back(&self, disk: usize, copy: &Kept, remedy: Remedy) -> Step {
+        self.note(format!("disk {disk} has an older content behind its header ({remedy:?})"));
+        let right = self.disk(disk).keep();
+        let header = self.disk(disk).peek(SectorRange::new(Sector(0), HEADER_SECTORS));
+        self.disk(disk).put(copy);
+        self.disk(disk).poke(Sector(0), &header);
+        self.changed_elsewhere(disk, &right, remedy).await
+    }
+
+    /// The content of a disk is not what its volume left there.
+    async fn changed_elsewhere(&self, disk: usize, right: &Kept, remedy: Remedy) -> Step {
+        let volume = disk - 1;
         let (contents, may_be_dirty) = (self.on_disk(volume), self.says_dirty(disk));
         let mut given: BTreeMap<usize, Remedy> = BTreeMap::new();
         while let Some(refused) = self.try_start().await? {
             if remedy == Remedy::PutBack || given.insert(refused, remedy).is_some() {
                 self.setup.word.remedies.replace(BTreeMap::new());
                 self.note(format!("disk {disk} is what it was again"));
-                self.disk(disk).put(&right);
+                self.disk(disk).put(right);
                 return Ok(());
             }
             self.setup.word.remedies.replace(given.clone());
