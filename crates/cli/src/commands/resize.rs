@@ -125,7 +125,7 @@ fn show_progress(socket: &Path, over: impl Fn() -> bool) {
         let sets = report(socket).map_or_else(|_| Vec::new(), |report| report.sets);
         if let Some(shrinking) = sets.into_iter().find_map(|set| set.cache.shrinking) {
             bar.set_length(shrinking.total_bytes);
-            bar.set_position(shrinking.total_bytes - shrinking.left_bytes);
+            bar.set_position(shrinking.total_bytes.saturating_sub(shrinking.left_bytes));
         }
         std::thread::sleep(TICK);
     }

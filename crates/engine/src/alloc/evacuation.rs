@@ -57,10 +57,11 @@ impl Buckets {
         bucket.0 >= self.end
     }
 
-    /// Number of buckets beyond the end that are not evacuated.
+    /// Number of buckets beyond the end that are not evacuated. Those that are being opened again
+    /// count as evacuated before the end.
     #[inline]
     pub fn left_beyond(&self) -> usize {
-        (self.geometry.buckets - self.end - self.evacuated) as usize
+        (self.geometry.buckets - self.end).saturating_sub(self.evacuated) as usize
     }
 
     /// Nothing is in the bucket, durably. Returns true if it is beyond the end, and so evacuated.

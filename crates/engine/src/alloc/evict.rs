@@ -145,7 +145,8 @@ impl Buckets {
     fn choose(&mut self, most: usize, random: impl FnMut() -> u64) -> bool {
         self.work.add(DRAWN * most.min(self.len()));
         let available = self.available() + self.dead.len();
-        let count = (self.watermarks().1 + self.len() / UPCOMING_PART).saturating_sub(available);
+        let count =
+            (self.watermarks().1 + self.end() as usize / UPCOMING_PART).saturating_sub(available);
         let mut victims = self.take_victims();
         let done = victims.choose(
             count,

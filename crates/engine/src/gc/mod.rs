@@ -115,7 +115,8 @@ impl<E: Env> Gc<E> {
     /// enough has become loose since the last one.
     pub fn compact_if_worth(&self) {
         let geometry = &self.context.geometry;
-        let sectors = u64::from(geometry.buckets) * u64::from(geometry.bucket_sectors);
+        let buckets = self.allocator.buckets().end();
+        let sectors = u64::from(buckets) * u64::from(geometry.bucket_sectors);
         if self.loose.get() > sectors / LOOSE_PART && !self.compacts.replace(true) {
             self.context.env.mark("flash_data_compacted");
             self.request();

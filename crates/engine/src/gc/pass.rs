@@ -41,8 +41,8 @@ impl<E: Env> Gc<E> {
     /// Returns true if a pass was asked for, or enough was written since the last one.
     fn is_pass_due(&self) -> bool {
         let written = self.context.cache.counters().written_bytes - self.began_at_bytes.get();
-        let part = u64::from(self.context.geometry.buckets) * self.context.geometry.bucket_bytes()
-            / WRITTEN_PART;
+        let buckets = u64::from(self.allocator.buckets().end());
+        let part = buckets * self.context.geometry.bucket_bytes() / WRITTEN_PART;
         self.requested.get() || written > part
     }
 

@@ -28,7 +28,7 @@ impl<E: Env> CacheSet<E> {
         let sectors = set.context.cache.refresh_size().await;
         let sectors = sectors.map_err(EngineError::io("reading the size of the cache device"))?;
         let geometry = &set.context.geometry;
-        if set.allocator.buckets().end() < geometry.buckets {
+        if set.allocator.buckets().end() < geometry.buckets || set.shrinks.get() {
             return Err(EngineError::Resizing);
         }
         let all = sectors.min(MAX_CACHE_SECTORS) / u64::from(geometry.bucket_sectors);

@@ -64,10 +64,12 @@ impl<E: Env> CacheSet<E> {
         set.is_working()?;
         set.wait_until_counted().await?;
         let geometry = &set.context.geometry;
-        let before = set.allocator.buckets().end();
+        let (before, end) = (set.superblock.borrow().nbuckets, set.allocator.buckets().end());
         let bucket = geometry.bucket_bytes();
         let after = u32::try_from(bytes / bucket).unwrap_or(u32::MAX);
-        if set.shrinks.get() || set.grows_to.get().is_some() {
+        // Behind an attempt whose superblock could not be written nothing is used.
+        let was_evacuated = (end..before).contains(&after) && after > end;
+        if set.shrinks.get() || set.grows_to.get().is_some() || was_evacuated {
             return Err(EngineError::Resizing);
         }
         if after >= before {
@@ -228,13 +230,18 @@ impl<E: Env> CacheShrink<E> {
         let _one = set.attach_lock.lock().await;
         self.goes_on()?;
         self.switches.set(true);
-        {
-            // Its number stays: by that the next start knows what is in kept memory (V3).
+        // Its number stays: by that the next start knows what is in kept memory (V3).
+        let count = |buckets| {
             let mut superblock = set.superblock.borrow_mut();
-            superblock.nbuckets = self.after;
+            superblock.nbuckets = buckets;
             superblock.sign();
+        };
+        count(self.after);
+        if let Err(error) = set.write_cache_superblock().await {
+            // The device may have either, and each is whole. The next attempt writes it again.
+            count(self.before);
+            return Err(error);
         }
-        set.write_cache_superblock().await?;
         set.context.env.mark("cache_shrunk");
         Ok(())
     }
