@@ -361,3 +361,45 @@ fn a_disk_that_grew_and_was_not_written_is_taken_at_the_next_start() {
         served.stop();
     });
 }
+
+#[test]
+fn a_volume_moves_from_an_adopted_disk_and_goes_on_after_a_stop() {
+    each_io("a_volume_moves_from_an_adopted_disk_and_goes_on_after_a_stop", |io, directory| {
+        let adopted = Adopted::new(io, directory);
+        let new = directory.join("new.img");
+        sparse(&new, DISK_MIB * MIB + 8192);
+        let move_to_new = |daemon: &Daemon, extra: &[&str]| {
+            let mut command = adopted.ubcache("move");
+            command.arg("data").arg(&new).args(extra).arg("--control").arg(&daemon.control);
+            must(&mut command)
+        };
+        let moving = |daemon: &Daemon| daemon.status()["sets"][0]["volumes"][0]["moving"].clone();
+
+        let daemon = adopted.serve(&STAYS_DIRTY);
+        let mut client = daemon.client("data");
+        client.write(5 * MIB, &[0x77; 4096], true).expect("a write");
+        move_to_new(&daemon, &["--no-wait", "--rate", "1k"]);
+        // The first parts are copied at once, then it waits.
+        while moving(&daemon)["copied_bytes"].as_u64().expect("a move") < MIB {
+            std::thread::yield_now();
+        }
+        drop(client);
+        // A clean stop: nobody else wrote to the disk, and what was copied counts.
+        daemon.stop();
+        let daemon = adopted.serve(&STAYS_DIRTY);
+        move_to_new(&daemon, &["--no-wait", "--rate", "1k"]);
+        let earlier = moving(&daemon)["earlier_bytes"].as_u64().expect("a move");
+        assert!((MIB..8 * MIB).contains(&earlier), "{earlier} bytes");
+        let said = move_to_new(&daemon, &["--rate", "0"]);
+        assert!(said.contains("moved from"), "{said}");
+        must(adopted.ubcache("drain").args(["--wait", "--control"]).arg(&daemon.control));
+        daemon.stop();
+
+        let mut expected = std::fs::read(&adopted.disk).expect("the old disk");
+        expected[5 * MIB as usize..][..4096].fill(0x77);
+        let found = std::fs::read(&new).expect("the new disk");
+        assert!(found[8192..] == expected, "the data, behind a superblock");
+        let said = adopted.try_serve(&[]).err().expect("the old disk is refused");
+        assert!(said.contains("a header of this disk"), "its header says no more: {said}");
+    });
+}

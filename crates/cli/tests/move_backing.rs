@@ -20,6 +20,7 @@ use support::{
     tool, ubcache,
 };
 use ubcache_cli::nbd_client::Client;
+use ubcache_format::{MoveRole, RunNumber, SUPERBLOCK_BYTES, Superblock};
 
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 24 * MIB;
@@ -263,7 +264,7 @@ fn a_move_that_is_killed_leaves_one_disk_and_begins_again() {
         for seed in 2..2 + kills(5) {
             let daemon = Daemon::start(io, directory, &cache, &named(&old), &options("writeback"));
             let load = Load::start(&daemon, content, seed);
-            // A move that was killed just before or after its switch leaves two superblocks.
+            // One that was killed just after its switch leaves an older superblock.
             let said = moved(&daemon, &new, &["--no-wait", "--force"]);
             assert!(said.contains("moves to"), "{said}");
             std::thread::sleep(Duration::from_millis(seed * 13 % 60));
@@ -387,5 +388,128 @@ fn a_cancelled_move_leaves_the_volume_where_it_is() {
         let mut client = daemon.client("disk0.img");
         content.compare(|at, data| client.read(at, data).expect("a read"));
         daemon.stop();
+    });
+}
+
+fn moving(daemon: &Daemon) -> serde_json::Value {
+    daemon.status()["sets"][0]["volumes"][0]["moving"].clone()
+}
+
+/// Waits until so many bytes of a move need not be copied again after a crash.
+fn has_kept(daemon: &Daemon, bytes: u64) {
+    while moving(daemon)["kept_bytes"].as_u64().expect("a move") < bytes {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_move_that_was_interrupted_does_not_copy_everything_again() {
+    const SIZE: u64 = 512 * MIB;
+    // The first parts are holes; at the data the move waits, as slow as it is.
+    const FULL: u64 = 300 * MIB;
+    const COUNT: u64 = 20 * MIB / BLOCK;
+    each_io("a_move_that_was_interrupted_does_not_copy_everything_again", |io, directory| {
+        for end in ["kill", "stop", "cancel"] {
+            let directory = &directory.join(end);
+            std::fs::create_dir(directory).expect("a directory");
+            let (cache, disks) = make_set(directory, &[SIZE / MIB], &[]);
+            let new = new_disk(directory, "new.img", SIZE);
+            let file = File::options().write(true).open(&disks[0]).expect("the disk");
+            for index in 0..COUNT {
+                let at = DATA_AT + FULL + index * BLOCK;
+                file.write_all_at(&block(index, 1), at).expect("a write");
+            }
+            let daemon = Daemon::start(io, directory, &cache, &disks, &options("writethrough"));
+            let said = moved(&daemon, &new, &["--no-wait", "--rate", "1k"]);
+            assert!(said.contains("moves to"), "{said}");
+            has_kept(&daemon, 250 * MIB);
+            assert_eq!(moving(&daemon)["rate_bytes"], 1024);
+            let mut client = daemon.client("disk0.img");
+            client.write(5 * MIB, &block(5, 2), true).expect("a write to both");
+            drop(client);
+            let daemon = match end {
+                "kill" => {
+                    daemon.kill();
+                    Daemon::start(
+                        io,
+                        directory,
+                        &cache,
+                        &named(&disks[0]),
+                        &options("writethrough"),
+                    )
+                }
+                "stop" => {
+                    daemon.stop();
+                    Daemon::start(
+                        io,
+                        directory,
+                        &cache,
+                        &named(&disks[0]),
+                        &options("writethrough"),
+                    )
+                }
+                _ => {
+                    let mut cancel = ubcache();
+                    cancel.args(["move", "disk0.img", "--cancel", "--control"]);
+                    must(cancel.arg(&daemon.control));
+                    daemon
+                }
+            };
+            let mut client = daemon.client("disk0.img");
+            client.write(7 * MIB, &block(7, 3), true).expect("a write to the old disk alone");
+            moved(&daemon, &new, &["--no-wait", "--rate", "1k"]);
+            let earlier = moving(&daemon)["earlier_bytes"].as_u64().expect("a move");
+            assert!((240 * MIB..FULL + 20 * MIB).contains(&earlier), "{end}: {earlier}");
+            let shown = must(ubcache().args(["status", "--control"]).arg(&daemon.control));
+            assert!(shown.contains("at most 1k/s") || shown.contains("at most 1K/s"), "{shown}");
+            moved(&daemon, &new, &["--rate", "0"]);
+            assert_eq!(path_of(&daemon), text(&new));
+            drop(client);
+            daemon.stop();
+            let file = File::open(&new).expect("the new disk");
+            let mut data = vec![0; BLOCK as usize];
+            let known = [(5 * MIB, block(5, 2)), (7 * MIB, block(7, 3)), (9 * MIB, block(0, 0))];
+            let full = (0..COUNT).map(|index| (FULL + index * BLOCK, block(index, 1)));
+            for (at, expected) in known.into_iter().chain(full) {
+                file.read_exact_at(&mut data, DATA_AT + at).expect("a read");
+                assert!(data == expected, "{end}: byte {at} of the volume");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_disk_that_a_killed_move_left_is_overwritten_and_a_copy_of_the_old_one_is_not() {
+    const TEST: &str =
+        "a_disk_that_a_killed_move_left_is_overwritten_and_a_copy_of_the_old_one_is_not";
+    each_io(TEST, |io, directory| {
+        let (cache, disks) = make_set(directory, &[DISK / MIB], &[]);
+        // Before the first start: a backup, of an older run.
+        let backup = directory.join("backup.img");
+        std::fs::copy(&disks[0], &backup).expect("a copy");
+        let daemon = Daemon::start(io, directory, &cache, &disks, &options("writeback"));
+        let said = refused(&daemon, &backup, &[]);
+        assert!(said.contains("a bcache superblock") && said.contains("--force"), "{said}");
+
+        // The new disk as a power cut leaves it when its superblock was written, and the cache does
+        // not say yet that it counts.
+        let left = directory.join("left.img");
+        std::fs::copy(&disks[0], &left).expect("a copy");
+        let file = File::options().read(true).write(true).open(&left).expect("the copy");
+        let mut bytes = vec![0; SUPERBLOCK_BYTES];
+        file.read_exact_at(&mut bytes, 4096).expect("a read");
+        let mut superblock = Superblock::parse(&bytes).expect("a superblock");
+        superblock.set_run(Some(RunNumber::after(superblock.run().number(), 7)));
+        file.write_all_at(&superblock.encode(), 4096).expect("a write");
+        let said = refused(&daemon, &left, &[]);
+        assert!(said.contains("a bcache superblock"), "without the mark of a move: {said}");
+        superblock.set_attempt(Some((MoveRole::Target, 5)));
+        file.write_all_at(&superblock.encode(), 4096).expect("a write");
+        let said = moved(&daemon, &left, &[]);
+        assert!(said.contains("moved from"), "{said}");
+        daemon.stop();
+        let read = std::fs::read(&left).expect("the disk");
+        let superblock = Superblock::parse(&read[4096..]).expect("a superblock");
+        assert_eq!(superblock.attempt(MoveRole::Target), None, "it counts");
     });
 }

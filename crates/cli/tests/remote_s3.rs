@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use support::moto::Moto;
 use support::walk::{self, Image, Walk};
 use support::{
-    Daemon, Guard, NO_BYPASS, STAYS_DIRTY, have, must, pseudo_random, run, scratch, text, tool,
-    ubcache,
+    Daemon, Guard, NO_BYPASS, STAYS_DIRTY, have, make_set, must, pseudo_random, run, scratch,
+    sparse, text, tool, ubcache,
 };
 use ubcache_cli::nbd_client::Client;
 
@@ -116,6 +116,62 @@ fn a_volume_grows_while_its_clients_go_on() {
     daemon.client("data").read(bytes - 4096, &mut read).expect("a read");
     assert!(read == [6; 4096]);
     daemon.stop();
+}
+
+#[test]
+fn a_volume_moves_to_an_object_store_and_back_while_its_clients_go_on() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let moto = Moto::start(directory);
+    let (cache, disks) = make_set(directory, &[16], &[]);
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &STAYS_DIRTY);
+    let mut content = vec![0; 3 * MIB as usize];
+    pseudo_random(9, &mut content);
+    let mut client = daemon.client("disk0.img");
+    let write = |client: &mut Client, content: &[u8]| {
+        for (at, piece) in (0..).step_by(65_536).zip(content.chunks(65_536)) {
+            client.write(4 * MIB + at, piece, false).expect("a write");
+        }
+        client.flush().expect("a flush");
+    };
+    write(&mut client, &content);
+    must(ubcache().args(["drain", "--wait", "--control"]).arg(&daemon.control));
+    let new = moto.uri("disk", "&size=16M&object=1M");
+    let move_to = |to: &Path| {
+        let mut command = ubcache();
+        command.args(["move", "disk0.img"]).arg(to).arg("--control").arg(&daemon.control);
+        must(&mut command)
+    };
+    let said = move_to(&new);
+    assert!(said.contains("moved from") && said.contains("s3://"), "{said}");
+    pseudo_random(10, &mut content[..MIB as usize]);
+    write(&mut client, &content);
+    let compare = |client: &mut Client, content: &[u8]| {
+        let mut read = vec![0; content.len()];
+        client.read(4 * MIB, &mut read).expect("a read");
+        assert!(read == content);
+    };
+    compare(&mut client, &content);
+    must(ubcache().args(["drain", "--wait", "--control"]).arg(&daemon.control));
+    // The store has no objects for what is zero.
+    let listing = moto.request("GET /bucket?list-type=2&prefix=disk/data/");
+    let objects = listing.matches("<Key>disk/data/").count();
+    assert!((4..=6).contains(&objects), "{listing}");
+    drop(client);
+    daemon.stop();
+
+    let named = [PathBuf::from(format!("disk0.img={}", moto.uri("disk", "").display()))];
+    let daemon = Daemon::start("pool", directory, &cache, &named, &STAYS_DIRTY);
+    compare(&mut daemon.client("disk0.img"), &content);
+    let back = directory.join("back.img");
+    sparse(&back, 16 * MIB);
+    let mut command = ubcache();
+    must(command.args(["move", "disk0.img"]).arg(&back).arg("--control").arg(&daemon.control));
+    compare(&mut daemon.client("disk0.img"), &content);
+    daemon.stop();
+    let disk = std::fs::read(&back).expect("the disk");
+    let at = 8192 + 4 * MIB as usize;
+    assert!(disk[at..at + content.len()] == content, "it is on the disk");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A device that counts what goes through it, and knows what its failed flushes may have cost.
 
+pub(crate) mod successor;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use ubcache_env::local::{Either, first, join};
 use ubcache_env::{
     Buf, Device, DeviceLimits, DeviceShape, Durability, Env, IoError, IoResult, IoVec, Nanos,
     Place, Sector, SectorRange, Witness,
@@ -12,10 +13,10 @@ use ubcache_env::{
 use crate::errors::MoveEnd;
 use crate::events::{DeviceFault, Events, FaultyDevice, Operation, SetEvent};
 use crate::lost_by_failed_flush::LostPlaces;
-use crate::mirror::Mirror;
 use crate::rules::{Rule, Rules};
 use crate::stats::histogram::{Histogram, Taken};
 use crate::stats::{DeviceCounters, DeviceHistograms, DeviceLatencies};
+use successor::{Changes, Parting, Successor};
 
 /// Counts requests and bytes, and skips a flush that has nothing to flush.
 ///
@@ -43,13 +44,11 @@ pub(crate) struct CountedDevice<E: Env> {
     reports: RefCell<Option<(Rc<Events>, FaultyDevice)>>,
     /// The device that its volume moves to.
     successor: RefCell<Option<Rc<Successor<E>>>>,
+    /// Changes since an attempt to move ended.
+    changes: RefCell<Option<Changes>>,
+    /// Removes the number of that attempt from the superblock.
+    parting: RefCell<Option<Parting>>,
     rules: Rules,
-}
-
-/// The device that a volume moves to, and what it does not have yet (A11).
-struct Successor<E: Env> {
-    mirror: Rc<Mirror>,
-    device: Rc<CountedDevice<E>>,
 }
 
 /// A request that changes the content of a device.
@@ -82,10 +81,6 @@ type FlushFailed = Rc<dyn Fn(&IoError)>;
 
 /// Time that a task waits for memory before it asks again.
 const MEMORY_RETRY_INTERVAL: Nanos = Nanos::from_millis(10);
-/// Time that a client waits for the device that its volume moves to.
-const SUCCESSOR_PATIENCE: Nanos = Nanos::from_secs(30);
-/// Error of a request that takes longer.
-const ETIMEDOUT: i32 = 110;
 /// Error of a read of a lost place, and of a flush after a failed one.
 const EIO: i32 = 5;
 
@@ -107,6 +102,8 @@ impl<E: Env> CountedDevice<E> {
             any_lost: Cell::new(false),
             reports: RefCell::default(),
             successor: RefCell::default(),
+            changes: RefCell::default(),
+            parting: RefCell::default(),
             rules: Rules::default(),
         }
     }
@@ -265,75 +262,6 @@ impl<E: Env> CountedDevice<E> {
         result.map(|()| buf)
     }
 
-    /// A11: from now on what is written to this device goes to another one as well, as the mirror
-    /// says. No write may be under way.
-    pub fn begin_mirror(&self, mirror: Rc<Mirror>, device: Rc<CountedDevice<E>>) {
-        *self.successor.borrow_mut() = Some(Rc::new(Successor { mirror, device }));
-    }
-
-    /// Returns true while its volume moves to another device.
-    pub fn has_successor(&self) -> bool {
-        self.successor.borrow().is_some()
-    }
-
-    /// Nothing is written to another device any more.
-    pub fn end_mirror(&self) {
-        self.successor.borrow_mut().take();
-    }
-
-    /// The device that a volume moves to, if a change of this range concerns it.
-    #[inline]
-    fn successor_for(&self, range: SectorRange) -> Option<Rc<Successor<E>>> {
-        let successor = self.successor.borrow();
-        let successor = successor.as_ref()?;
-        successor.mirror.concerns(range).then(|| successor.clone())
-    }
-
-    /// Makes a change on this device and on its successor. This one is the truth: its result is
-    /// that of the request, and what it holds after an error is copied.
-    #[cold]
-    async fn change_both(&self, successor: Rc<Successor<E>>, change: Change) -> IoResult {
-        let (mirror, range) = (&successor.mirror, change.range());
-        let turn = mirror.turn(range);
-        turn.comes().await;
-        if matches!(change, Change::Discard(_)) {
-            // Nobody knows what it leaves.
-            mirror.may_differ(range);
-        }
-        let goes_there = mirror.has_copied(range) && self.rules.keeps(Rule::A11BothWritten);
-        let there = async {
-            match goes_there {
-                true => {
-                    let device = &successor.device;
-                    device.in_time(device.change(change.clone().volatile())).await
-                }
-                false => Ok(()),
-            }
-        };
-        let (here, there) = join(self.change(change.clone()), there).await;
-        if here.is_err() {
-            mirror.may_differ(range);
-        }
-        match there {
-            Ok(()) => {}
-            Err(IoError::NotSupported) => mirror.may_differ(range),
-            Err(error) => {
-                self.env.mark("move_ended_by_device");
-                mirror.end(MoveEnd::NewFails { what: "writing", error });
-            }
-        }
-        here
-    }
-
-    /// A request of a move on the new device: others wait for it, so it ends in time, or fails.
-    /// A request that was begun may still take effect.
-    pub async fn in_time<T>(&self, request: impl Future<Output = IoResult<T>>) -> IoResult<T> {
-        match first(request, self.env.sleep(SUCCESSOR_PATIENCE)).await {
-            Either::Left(result) => result,
-            Either::Right(()) => Err(IoError::Os(ETIMEDOUT)),
-        }
-    }
-
     async fn change(&self, change: Change) -> IoResult {
         match change {
             Change::Write(at, from, durability) => self.write_here(at, from, durability).await,
@@ -366,6 +294,7 @@ impl<E: Env> CountedDevice<E> {
 
     #[inline(always)]
     fn write_begins(&self, range: SectorRange) -> Nanos {
+        self.note_change(range);
         self.count(|c| {
             c.writes += 1;
             c.written_bytes += range.bytes();
@@ -439,6 +368,7 @@ impl<E: Env> CountedDevice<E> {
         if let Some(successor) = &*self.successor.borrow() {
             successor.mirror.end(MoveEnd::OldLoses(error.clone()));
         }
+        self.changes.take();
         let tell = self.when_flush_fails.borrow().clone();
         // Nobody is told while a device is being opened: whoever opens it gives up.
         let Some(tell) = tell else { return };
@@ -457,6 +387,7 @@ impl<E: Env> CountedDevice<E> {
     }
 
     async fn discard_here(&self, range: SectorRange) -> IoResult {
+        self.note_change(range);
         self.count(|c| c.discards += 1);
         let result = self.device.discard(range).await;
         self.written(range);
@@ -481,6 +412,7 @@ impl<E: Env> CountedDevice<E> {
     }
 
     async fn write_zeroes_here(&self, range: SectorRange) -> IoResult {
+        self.note_change(range);
         self.count(|c| c.writes += 1);
         let started = self.env.now();
         let result = self.device.write_zeroes(range).await;
@@ -501,6 +433,7 @@ impl<E: Env> CountedDevice<E> {
     }
 
     async fn write_holes_here(&self, range: SectorRange) -> IoResult {
+        self.note_change(range);
         self.count(|c| c.writes += 1);
         let started = self.env.now();
         let result = self.device.write_holes(range).await;

@@ -329,6 +329,9 @@ pub enum MoveEnd {
     /// An administrator ended it.
     #[error("the move was cancelled")]
     Cancelled,
+    /// The set is being stopped; another run of it goes on with the move.
+    #[error("the set is being stopped")]
+    Suspended,
     /// The new device failed.
     #[error("{what} the new device: {error}")]
     NewFails {

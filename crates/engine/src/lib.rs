@@ -27,6 +27,7 @@
 //! | `context` | what every part uses: clock, cache device, geometry, settings, health |
 //! | `counted_device`, `lost_by_failed_flush` | a device: its traffic, and what a failed flush cost |
 //! | `mirror` | sectors in which a backing device and its successor may differ (A11) |
+//! | `move_log` | regions in which the two may differ after a crash (A13) |
 //! | `write_turns` | turns of those who write or copy overlapping ranges (T5, A11) |
 //! | `health` | the life of a set, and its failure |
 //! | `superblock` | reading and writing superblocks |
@@ -59,6 +60,7 @@ mod lost_by_failed_flush;
 pub mod marks;
 mod memory_held;
 mod mirror;
+mod move_log;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod request;
@@ -88,7 +90,8 @@ pub use set::absent_disks::Absent;
 pub use set::attach::{AttachOptions, CacheUse};
 pub use set::flash::{FLASH_SECTORS_MAX, FlashSlot};
 pub use set::former_owner::{FormerRun, TakenOver};
-pub use set::move_backing::{BackingMove, MoveNames, MoveProgress, NotMoved};
+pub use set::move_backing::NotMoved;
+pub use set::move_copy::{BackingMove, MoveNames, MoveProgress};
 pub use set::resize::Resized;
 pub use set::run_numbers::Choice;
 pub use set::smaller_cache::{CacheShrink, ShrinkProgress};

@@ -12,9 +12,12 @@
 use std::cell::{Cell, RefCell};
 
 use smallvec::smallvec;
+use ubcache_env::local::Notify;
 use ubcache_env::{IntervalSet, Sector, SectorRange};
+use ubcache_format::MoveRegions;
 
 use crate::errors::MoveEnd;
+use crate::move_log::add;
 use crate::write_turns::{Turn, Turns};
 
 /// See the module.
@@ -27,26 +30,49 @@ pub(crate) struct Mirror {
     turns: Turns,
     end: RefCell<Option<MoveEnd>>,
     copied_sectors: Cell<u64>,
+    /// Wakes copiers that wait: the move has ended, or their speed has changed.
+    pub woken: Notify,
 }
 
 impl Mirror {
-    /// Nothing of the range is known to be the same.
-    pub fn new(whole: SectorRange, part_sectors: u64) -> Mirror {
-        let mut missing = IntervalSet::default();
-        missing.insert(whole);
-        Mirror {
+    /// The sectors of these regions may differ.
+    pub fn new(whole: SectorRange, part_sectors: u64, regions: &MoveRegions) -> Mirror {
+        let mirror = Mirror {
             whole,
             part_sectors,
-            missing: RefCell::new(missing),
+            missing: RefCell::default(),
             turns: Turns::default(),
             end: RefCell::default(),
             copied_sectors: Cell::new(0),
+            woken: Notify::default(),
+        };
+        mirror.add_missing(regions);
+        mirror
+    }
+
+    /// The sectors of these regions may differ as well.
+    pub fn add_missing(&self, regions: &MoveRegions) {
+        let mut missing = self.missing.borrow_mut();
+        for region in regions.iter() {
+            let (start, end) = regions.sectors(region);
+            let (start, end) =
+                (Sector(start).max(self.whole.start), Sector(end).min(self.whole.end));
+            if start < end {
+                missing.insert(SectorRange::from_bounds(start, end));
+            }
         }
     }
 
     /// Returns true if a change of the range concerns the new device.
     pub fn concerns(&self, range: SectorRange) -> bool {
-        self.whole.overlaps(&range) && self.end.borrow().is_none()
+        self.whole.overlaps(&range)
+    }
+
+    /// Adds the regions that are not known to be the same now: they are to be copied, or are being
+    /// written.
+    pub fn add_busy(&self, regions: &mut MoveRegions) {
+        self.missing.borrow().iter().for_each(|range| add(regions, range));
+        self.turns.for_each(|range| add(regions, range));
     }
 
     /// Takes a turn over a range; later ones over any of it wait.
@@ -110,6 +136,7 @@ impl Mirror {
     /// Ends the move; the first reason counts. The new device is not written any more.
     pub fn end(&self, why: MoveEnd) {
         self.end.borrow_mut().get_or_insert(why);
+        self.woken.notify_all();
     }
 
     /// The reason why it has ended.
@@ -129,8 +156,26 @@ mod tests {
     }
 
     #[test]
+    fn a_move_that_goes_on_copies_the_regions_that_may_differ() {
+        let mut regions = MoveRegions::none(300, 128);
+        regions.insert(0);
+        regions.insert(2);
+        let mirror = Mirror::new(range(16, 300), 128, &regions);
+        assert_eq!(mirror.missing_sectors(), 112 + 44);
+        let (part, turn) = mirror.next_part().expect("a part");
+        assert_eq!(part, range(16, 128));
+        regions.clear();
+        mirror.add_busy(&mut regions);
+        assert_eq!(regions.iter().collect::<Vec<_>>(), [0, 2], "one is being copied");
+        drop(turn);
+        regions.clear();
+        mirror.add_busy(&mut regions);
+        assert_eq!(regions.iter().collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
     fn parts_are_taken_in_order_and_what_may_differ_comes_again() {
-        let mirror = Mirror::new(range(16, 300), 128);
+        let mirror = Mirror::new(range(16, 300), 128, &MoveRegions::all(300, 128));
         assert!(!mirror.concerns(range(8, 16)) && mirror.concerns(range(8, 17)));
         assert!(!mirror.has_copied(range(16, 24)));
         let (part, turn) = mirror.next_part().expect("a part");
@@ -147,6 +192,6 @@ mod tests {
         mirror.end(MoveEnd::Cancelled);
         mirror.end(MoveEnd::OldLoses(IoError::Gone));
         assert_eq!(mirror.ended(), Some(MoveEnd::Cancelled));
-        assert!(!mirror.has_copied(range(16, 24)) && !mirror.concerns(range(16, 24)));
+        assert!(!mirror.has_copied(range(16, 24)));
     }
 }

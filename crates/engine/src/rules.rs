@@ -222,6 +222,12 @@ rules! {
         "nothing is beyond the end of a smaller cache, durably, before its superblock is written";
     A12NodesWrittenAnew, ["A12"],
         "no node and no record that a start reads has a pointer beyond the end of a smaller cache";
+    A13LoggedFirst, ["A13"],
+        "the log of a move says that a region may differ before it is written";
+    A13BothFlushed, ["A13"],
+        "both devices are flushed before the log of a move says that a region is the same";
+    A13ChangesCounted, ["A13"],
+        "what was written to the old device alone since an attempt to move is copied by the next";
     // Room below the devices.
     N1NoSpaceIsNoError, ["N1"],
         "a write of data that finds no space is no error of the device";

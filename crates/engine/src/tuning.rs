@@ -88,6 +88,9 @@ pub struct Tuning {
     pub split_above: u64,
     /// Sectors that a move copies at a time: writes over them wait meanwhile (A11).
     pub move_sectors: u64,
+    /// Sectors that a move copies between two checkpoints, after which another run does not copy
+    /// them again (A13).
+    pub move_checkpoint_sectors: u64,
 }
 
 impl Default for Tuning {
@@ -105,6 +108,7 @@ impl Default for Tuning {
             read_ahead: ReadAheadTuning::default(),
             split_above: 2048,
             move_sectors: 2048,
+            move_checkpoint_sectors: 256 << 11,
         }
     }
 }

@@ -54,6 +54,11 @@ impl Turns {
         self.0.taken.get() > 0
     }
 
+    /// Calls `visit` with the range of each write that has a turn, or waits for one.
+    pub fn for_each(&self, visit: impl FnMut(SectorRange)) {
+        self.0.list.borrow().iter().map(|claim| claim.range).for_each(visit);
+    }
+
     /// Takes a turn for a write. Later ones over its edges, or whose edges it is over, wait from
     /// now on.
     pub fn take(&self, range: SectorRange, edges: Edges) -> Turn {

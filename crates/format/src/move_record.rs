@@ -5,11 +5,15 @@
 //!
 //! ```text
 //!  0 name │ 16 csum │ 24 kind u32 │ 28 length of the other's name u16 │ 32 UUID of the backing device
-//!  48 time │ 56 zero │ 64 name of the other disk │ 512
+//!  48 time │ 56 number of the attempt │ 64 name of the other disk │ 512
 //! ```
+//!
+//! The seven sectors after it are the log of the attempt ([`MoveRegions`]).
 
 use crate::bytes::{array, put, u16_at, u32_at, u64_at};
 use crate::checksum::crc64_we;
+use crate::move_regions::MoveRegions;
+use crate::superblock::SUPERBLOCK_BYTES;
 use crate::units::Uuid;
 
 /// Bytes of a record: a sector, which is written as a whole or not at all.
@@ -36,6 +40,8 @@ pub struct MoveRecord {
     pub uuid: Uuid,
     /// Seconds since 1970.
     pub time: u64,
+    /// Number of the attempt, by which the other disk knows this one; 0: none.
+    pub attempt: u64,
     /// Name of the other disk, cut to 448 bytes.
     pub other: String,
 }
@@ -57,6 +63,7 @@ impl MoveRecord {
             role,
             uuid: Uuid(array(bytes, 32)),
             time: u64_at(bytes, 48),
+            attempt: u64_at(bytes, 56),
             other: String::from_utf8_lossy(other).into_owned(),
         })
     }
@@ -74,9 +81,18 @@ impl MoveRecord {
         put(&mut bytes, 28, &(length as u16).to_le_bytes());
         put(&mut bytes, 32, &self.uuid.0);
         put(&mut bytes, 48, &self.time.to_le_bytes());
+        put(&mut bytes, 56, &self.attempt.to_le_bytes());
         put(&mut bytes, OTHER, &self.other.as_bytes()[..length]);
         let csum = crc64_we(&bytes[24..]);
         put(&mut bytes, 16, &csum.to_le_bytes());
+        bytes
+    }
+
+    /// The place of a superblock with this record and its log. Each sector of it counts by itself.
+    pub fn encode_with(&self, regions: &MoveRegions) -> Vec<u8> {
+        let mut bytes = self.encode();
+        bytes.extend_from_slice(&regions.encode(self.attempt));
+        debug_assert_eq!(bytes.len(), SUPERBLOCK_BYTES);
         bytes
     }
 }
@@ -91,6 +107,7 @@ mod tests {
             role: MoveRole::Left,
             uuid: Uuid([7; 16]),
             time: 1_800_000_000,
+            attempt: 77,
             other: "ä".repeat(300),
         };
         let bytes = record.encode();

@@ -11,16 +11,20 @@
 //! ```text
 //! first sector, cache:     144 │ stamp of seq    │
 //! first sector, backing:   144 │ number         │ 152 stamp of number, last_mount, UUID │
+//!                          160 │ attempt        │ 168 stamp of it and of the rest (A13) │
 //! last sector, cache:     3584 │ "ubcruns1" │ csum │ n u16 │ flags u16 │ 28 zero │ n × (slot u32, number, next) │
 //! ```
 
 use crate::bytes::{array, put, u16_at, u32_at, u64_at};
 use crate::checksum::crc64_we;
+use crate::move_record::MoveRole;
 use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::units::Inode;
 
 /// Offset of the stamp or the number in the first sector.
 const FIRST_AT: usize = 144;
+/// Offset of the number of an attempt to move the volume of a backing device.
+const ATTEMPT_AT: usize = 160;
 /// Offset of the table of a cache device: a sector, which is written as a whole or not at all.
 pub const RUNS_AT: usize = SUPERBLOCK_BYTES - RUNS_BYTES;
 /// Bytes of the table.
@@ -272,6 +276,40 @@ impl Superblock {
         let stamp = if number.is_some() { self.stamp_of_run(word) } else { 0 };
         put(self.raw_mut(), FIRST_AT, &word.to_le_bytes());
         put(self.raw_mut(), FIRST_AT + 8, &stamp.to_le_bytes());
+    }
+
+    /// The attempt to move the volume of a backing device that this superblock speaks of: as the
+    /// disk that it is on, or as the one that it moves to. It counts as long as nothing else of the
+    /// superblock has changed.
+    pub fn attempt(&self, role: MoveRole) -> Option<u64> {
+        let word = u64_at(self.raw(), ATTEMPT_AT);
+        let stamp = u64_at(self.raw(), ATTEMPT_AT + 8);
+        (word != 0 && stamp == self.stamp_of_attempt(role, word)).then_some(word)
+    }
+
+    /// Sets or removes that number. To be called when the rest of the superblock is as it is to be.
+    pub fn set_attempt(&mut self, attempt: Option<(MoveRole, u64)>) {
+        let (word, stamp) = match attempt {
+            Some((role, word)) => (word, self.stamp_of_attempt(role, word)),
+            None => (0, 0),
+        };
+        put(self.raw_mut(), ATTEMPT_AT, &word.to_le_bytes());
+        put(self.raw_mut(), ATTEMPT_AT + 8, &stamp.to_le_bytes());
+    }
+
+    fn stamp_of_attempt(&self, role: MoveRole, word: u64) -> u64 {
+        let role: u64 = match role {
+            MoveRole::Target => 1,
+            MoveRole::Left => 2,
+        };
+        let mut bytes = Vec::with_capacity(72);
+        for word in [role, word, u64_at(self.raw(), FIRST_AT), self.flags, self.seq] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.last_mount.to_le_bytes());
+        bytes.extend_from_slice(&self.uuid.0);
+        bytes.extend_from_slice(&self.set_uuid.0);
+        crc64_we(&bytes)
     }
 
     fn stamp_of_run(&self, word: u64) -> u64 {

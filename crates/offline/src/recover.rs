@@ -14,7 +14,7 @@
 
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Device, Durability};
-use ubcache_format::{BackingState, SECTOR_BYTES, SUPERBLOCK_SECTOR, Superblock, Uuid};
+use ubcache_format::{BackingState, MoveRole, SECTOR_BYTES, SUPERBLOCK_SECTOR, Superblock, Uuid};
 
 use crate::cat::{Segment, Source, VolumeMap, cut, map_backed, not_attached, relation};
 use crate::error::{OfflineError, On};
@@ -90,12 +90,17 @@ pub async fn recover<D: Device>(
     if options.dry_run {
         return Ok((done(Outcome::DryRun), report));
     }
+    let mut superblock = found.superblock;
+    if superblock.attempt(MoveRole::Left).is_some() {
+        // A13: what is written now is in no log.
+        superblock.set_attempt(None);
+        write_superblock(backing, &superblock).await?;
+    }
     write_back(&map, cache, backing, watcher).await?;
     let certain = report.findings.iter().all(|finding| !finding.kind.spoils_content());
     if !certain || map.dirty_beyond_end > 0 {
         return Ok((done(Outcome::Partly), report));
     }
-    let mut superblock = found.superblock;
     let outcome = if options.detach {
         superblock.set_uuid = Uuid::default();
         superblock.set_state(BackingState::None);

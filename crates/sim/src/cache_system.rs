@@ -169,6 +169,7 @@ fn options(setup: &Setup) -> SetOptions {
             generations,
             // Small, so that requests of plans exceed it.
             move_sectors: [8, 64, 256][mix(setup.plan.seed) as usize % 3],
+            move_checkpoint_sectors: [8, 64][mix(!setup.plan.seed) as usize % 2],
             split_above: if mix(setup.plan.seed).is_multiple_of(3) {
                 16
             } else {
@@ -542,7 +543,7 @@ impl System for CacheSystem {
                         | EngineError::Removed(_)
                         | EngineError::Moving
                         | EngineError::CannotMove(_)
-                        | EngineError::MoveEnded(MoveEnd::Cancelled)
+                        | EngineError::MoveEnded(MoveEnd::Cancelled | MoveEnd::Suspended)
                         | EngineError::Stopping,
                     ) => Ok(()),
                     Err(error) => Err(error.to_string()),

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ubcache_daemon::Failure;
 use ubcache_daemon::control::{ControlRequest, ask, report};
 use ubcache_daemon::served::move_report::MoveReport;
+use ubcache_daemon::size::parse_size;
 
 use super::choose::Daemon;
 use super::members::absolute;
@@ -20,7 +21,9 @@ const AFTER: &str = "\
 Everything is copied in the background, and clients go on; then the volume switches to the new disk,
 for which requests wait a moment. What is cached stays, also dirty data. Until the switch the old
 disk has everything: after a stop, a crash or an error of the new disk the volume goes on there, and
-the same command begins again. After it, the old disk is no backing device any more, and may go.
+the same command goes on with the move: what was copied and has not changed is not copied again, if
+the set was started once since. After the switch the old disk is no backing device any more, and may
+go.
 
 NEW is a block device, a file, or an address as after -B (nbd://, s3://), at least as large as the
 volume and the 8 KiB before it, and empty: `--force` overwrites what it has. A larger one: `ubcache
@@ -33,7 +36,7 @@ If the command is interrupted the daemon carries on; the same command shows the 
 Exit codes: 0 moved, 1 refused, or the volume stays where it was, 2 could not run.
 
 Example:
-  ubcache move data /dev/sdc";
+  ubcache move data /dev/sdc --rate 50M";
 
 /// Move a volume to another disk, while clients use it
 #[derive(clap::Args, Debug)]
@@ -50,6 +53,9 @@ pub struct Args {
     /// Overwrite what the new disk has
     #[arg(long)]
     force: bool,
+    /// Copy at most so many bytes a second; 0: no limit. Changes that of a move under way
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "cancel")]
+    rate: Option<u64>,
     /// Return when the move has begun
     #[arg(long, conflicts_with = "cancel")]
     no_wait: bool,
@@ -72,6 +78,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             to: absolute(to)?,
             force: args.force,
             wait: !args.no_wait,
+            rate: args.rate,
         },
     };
     let waits = args.to.is_some() && !args.no_wait;

@@ -304,9 +304,13 @@ fn volume_table(text: &mut String, volume: &VolumeReport) {
         let left = moving
             .seconds_left
             .map_or_else(String::new, |seconds| format!(", {} left", duration(seconds)));
+        let limit = match moving.rate_bytes {
+            0 => String::new(),
+            rate => format!(", at most {}/s", show_size(rate)),
+        };
         let _ = writeln!(
             text,
-            "           moves to {}: {} of {} to copy{left}",
+            "           moves to {}: {} of {} to copy{left}{limit}",
             moving.to,
             show_size(moving.left_bytes),
             show_size(moving.total_bytes)

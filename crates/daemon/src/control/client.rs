@@ -203,9 +203,9 @@ impl Asking<'_> {
             ControlRequest::Resize { volume } => {
                 Call::post(format!("{}/resize", self.volume(volume.as_deref())?), json!({}))
             }
-            ControlRequest::Move { volume, to, force, wait } => Call::post(
+            ControlRequest::Move { volume, to, force, wait, rate } => Call::post(
                 format!("{}/move", self.volume(Some(volume))?),
-                json!({ "to": utf8(to)?, "force": force, "wait": wait }),
+                json!({ "to": utf8(to)?, "force": force, "wait": wait, "rate_bytes": rate }),
             ),
             ControlRequest::CancelMove { volume } => {
                 Call::post(format!("{}/move/cancel", self.volume(Some(volume))?), json!({}))

@@ -18,6 +18,7 @@ use super::names::{Names, SharedNames};
 use super::refusal::{Kind, Refusal};
 use super::request::ControlRequest;
 use crate::served::daemon::Daemon;
+use crate::served::move_backing::MoveWishes;
 use crate::served::report::Report;
 use crate::served::world::World;
 use crate::size::parse_size;
@@ -315,8 +316,9 @@ async fn dispatch<W: World>(
             daemon.resize_to(&volume, bytes, discard_data).await.map(words)
         }
         ControlRequest::Resize { volume } => daemon.resize(volume.as_deref()).await.map(words),
-        ControlRequest::Move { volume, to, force, wait } => {
-            daemon.move_backing(&volume, &to, (force, wait)).await.map(words)
+        ControlRequest::Move { volume, to, force, wait, rate } => {
+            let wishes = MoveWishes { force, wait, rate };
+            daemon.move_backing(&volume, &to, wishes).await.map(words)
         }
         ControlRequest::CancelMove { volume } => daemon.cancel_move(&volume).await.map(words),
         ControlRequest::ResizeCache => daemon.resize_cache().await.map(words),

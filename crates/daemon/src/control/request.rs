@@ -153,6 +153,8 @@ pub enum ControlRequest {
         force: bool,
         /// The response comes when the volume has moved.
         wait: bool,
+        /// Bytes a second that are copied at most; 0: no limit; `None`: as before.
+        rate: Option<u64>,
     },
     /// Ends a move.
     CancelMove {

@@ -223,7 +223,7 @@ impl<W: World> Daemon<W> {
     /// Stops all sets. The first error is given. A cache that is being replaced is replaced before:
     /// half of its volumes would be of one set, and half of the other.
     pub(crate) async fn stop_sets(&self) -> Result<(), EngineError> {
-        self.cancel_moves().await;
+        let suspended = self.suspend_moves().await;
         self.end_shrink().await;
         let _last = self.membership.lock().await;
         let mut stopped = Ok(());
@@ -238,7 +238,8 @@ impl<W: World> Daemon<W> {
             stopped = stopped.and(former.set.stop().await);
         }
         stopped = stopped.and(self.set().stop().await);
-        for remote in remotes() {
+        let new = suspended.iter().filter_map(|moving| moving.remote.as_ref());
+        for remote in remotes().chain(new) {
             remote.close().await;
         }
         if stopped.is_ok() {

@@ -62,7 +62,7 @@ pub mod listen;
 pub mod maps;
 mod members;
 pub mod metrics;
-mod move_backing;
+pub(crate) mod move_backing;
 pub mod move_report;
 pub(crate) mod moving;
 pub mod orders;

@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use ubcache_engine::{EngineError, MoveNames, NotMoved};
+use ubcache_engine::{EngineError, MoveEnd, MoveNames, NotMoved};
 use ubcache_env::local::Event;
 use ubcache_env::{Device, Priority, Sector, SectorRange};
-use ubcache_format::{MoveRecord, MoveRole, SECTOR_BYTES, Uuid};
+use ubcache_format::{
+    MoveRecord, MoveRole, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock,
+};
 
 use super::backing::{Backing, open_backing};
 use super::daemon::{Daemon, Served};
@@ -31,14 +33,24 @@ struct Look {
     carries: Option<String>,
 }
 
+/// Options of a move.
+pub(crate) struct MoveWishes {
+    /// Overwrite the content of the new disk.
+    pub force: bool,
+    /// The answer comes when the volume has moved.
+    pub wait: bool,
+    /// Bytes a second that are copied at most; 0: no limit; `None`: as before.
+    pub rate: Option<u64>,
+}
+
 impl<W: World> Daemon<W> {
     /// Moves a volume to another disk; returns words about it, when it has moved or at once. The
-    /// move goes on without whoever asked for it. `force`: what the new disk has is overwritten.
-    pub async fn move_backing(
+    /// move goes on without whoever asked for it.
+    pub(crate) async fn move_backing(
         self: &Rc<Self>,
         volume: &str,
         to: &Path,
-        (force, wait): (bool, bool),
+        MoveWishes { force, wait, rate }: MoveWishes,
     ) -> Result<String, Refusal> {
         if self.is_flash(volume) {
             let said = format_args!("{volume} is flash-only: it has no disk").to_string();
@@ -58,6 +70,10 @@ impl<W: World> Daemon<W> {
             }
             None => self.begin_move(volume, to, force).await?,
         };
+        if let Some(rate) = rate.filter(|rate| *rate != moving.engine.rate()) {
+            moving.engine.set_rate(rate);
+            tracing::info!(export = volume, bytes_per_second = rate, "speed of the move");
+        }
         if !wait {
             return Ok(format!("{volume}: moves to {}; `ubcache status` shows it", to.display()));
         }
@@ -73,7 +89,7 @@ impl<W: World> Daemon<W> {
             let said = format_args!("{} is not being moved", served.name).to_string();
             return Err(Refusal::new(Kind::Conflict, said));
         };
-        moving.engine.give_up();
+        moving.engine.give_up().await;
         moving.ended.wait().await;
         match moving.result.borrow().as_ref() {
             Some(Ok(said)) => Err(Refusal::new(Kind::Conflict, said).found("it was too late")),
@@ -81,13 +97,15 @@ impl<W: World> Daemon<W> {
         }
     }
 
-    /// Ends all moves, for a stop.
-    pub(crate) async fn cancel_moves(&self) {
+    /// Has all moves copy nothing more, for a stop: the next run goes on with them. Returns the new
+    /// disks, to be closed when the set has stopped: until then what changes goes there as well.
+    pub(crate) async fn suspend_moves(&self) -> Vec<Rc<Moving<W>>> {
         let moves = self.moves.borrow().clone();
-        for moving in moves {
-            moving.engine.give_up();
+        for moving in &moves {
+            moving.engine.suspend();
             moving.ended.wait().await;
         }
+        moves
     }
 
     /// Returns true while any volume is being moved.
@@ -111,7 +129,7 @@ impl<W: World> Daemon<W> {
             return Err(Refusal::new(Kind::Conflict, said));
         }
         self.is_no_member(to).await?;
-        let carries = self.look_at(to, served.now().uuid()).await?.carries;
+        let carries = self.look_at(to, &served).await?.carries;
         if let Some(found) = carries.as_ref().filter(|_| !force) {
             let said = format_args!("{} has data, which a move overwrites", to.display());
             return Err(Refusal::new(Kind::Conflict, said)
@@ -156,17 +174,24 @@ impl<W: World> Daemon<W> {
         };
         if self.stop_wanted.is_set() {
             // The stop waits for the moves that it has found.
-            engine.give_up();
+            engine.give_up().await;
             close(&next).await;
             return Err(Refusal::new(Kind::Busy, "the set is being stopped"));
         }
-        let size = engine.progress().total_bytes;
-        tracing::info!(export = volume, to = %to.display(), bytes = size, "moving to another disk");
+        let progress = engine.progress();
+        tracing::info!(
+            export = volume,
+            to = %to.display(),
+            bytes = progress.total_bytes,
+            copied_earlier = progress.earlier_bytes,
+            "moving to another disk"
+        );
         let moving = Rc::new(Moving {
             name: served.name.clone(),
             to: to.to_owned(),
             engine,
             began: self.world.now(),
+            remote: next.remote.clone(),
             result: RefCell::default(),
             ended: Event::default(),
         });
@@ -195,7 +220,11 @@ impl<W: World> Daemon<W> {
         let to = &moving.to;
         let (_one, exchange) = loop {
             if let Err(error) = moving.engine.copy().await {
-                close(&next).await;
+                let suspended = matches!(error, EngineError::MoveEnded(MoveEnd::Suspended));
+                // A stop closes it.
+                if !(suspended && self.stop_wanted.is_set()) {
+                    close(&next).await;
+                }
                 return Err(no_move(&served.name, to, &error));
             }
             let one = self.membership.lock().await;
@@ -210,7 +239,10 @@ impl<W: World> Daemon<W> {
             Err(NotMoved { error, volume }) => {
                 volume.into_iter().for_each(|volume| exchange.replace(volume));
                 drop(exchange);
-                close(&next).await;
+                let suspended = matches!(error, EngineError::Stopping);
+                if !(suspended && self.stop_wanted.is_set()) {
+                    close(&next).await;
+                }
                 return Err(no_move(&served.name, to, &error));
             }
         };
@@ -253,8 +285,9 @@ impl<W: World> Daemon<W> {
     }
 
     /// Looks at the disk that a volume is to be moved to.
-    async fn look_at(&self, to: &Path, uuid: Uuid) -> Result<Look, Refusal> {
+    async fn look_at(&self, to: &Path, served: &Served<W>) -> Result<Look, Refusal> {
         let path = to.to_owned();
+        let (uuid, run) = (served.now().uuid(), served.now().run());
         let looked = self.world.host().blocking(move || {
             // A volume of an object store is created, if its URI has a size.
             let access = if is_uri(&path) { Access::Change } else { Access::Look };
@@ -262,8 +295,20 @@ impl<W: World> Daemon<W> {
             if target.bytes < 16 * SECTOR_BYTES {
                 return Ok(Look { carries: None });
             }
-            let record = MoveRecord::parse(&target.read_superblock_bytes()?);
-            let carries = match record {
+            let head = target.read_superblock_bytes()?;
+            // A move was interrupted at its switch: the cache does not take this disk.
+            let left = Superblock::parse(&head).is_ok_and(|found| {
+                let number = found.run().number();
+                found.uuid == uuid
+                    && !found.is_cache()
+                    && found.attempt(MoveRole::Target).is_some()
+                    && number.is_some()
+                    && number != run
+            });
+            if left {
+                return Ok(Look { carries: None });
+            }
+            let carries = match MoveRecord::parse(&head) {
                 // An earlier attempt, or a disk that this volume was on.
                 Some(record) if record.uuid == uuid => None,
                 Some(record) => Some(match record.role {
@@ -289,13 +334,16 @@ impl<W: World> Daemon<W> {
 }
 
 /// Makes what lies before the data of a volume zero, so that nothing takes it for something else.
+/// The place of the superblock is the engine's: it may have a log.
 async fn clear_head<D: Device>(device: &D, data_at: Sector) -> Result<(), String> {
-    let mut at = 0;
     let end = data_at.0.min(device.limits().sectors);
-    while at < end {
-        let range = SectorRange::from_bounds(Sector(at), Sector(end.min(at + ZEROES)));
-        device.write_zeroes(range).await.map_err(|error| error.to_string())?;
-        at = range.end.0;
+    let own = SectorRange::new(SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES);
+    for (mut at, end) in [(0, own.start.0.min(end)), (own.end.0, end)] {
+        while at < end {
+            let range = SectorRange::from_bounds(Sector(at), Sector(end.min(at + ZEROES)));
+            device.write_zeroes(range).await.map_err(|error| error.to_string())?;
+            at = range.end.0;
+        }
     }
     Ok(())
 }
@@ -314,7 +362,14 @@ fn refusal(why: &Failure) -> Refusal {
 /// The refusal for a volume that stays on its disk.
 fn no_move(name: &str, to: &Path, error: &EngineError) -> Refusal {
     let said = format!("{name} was not moved to {}: {error}", to.display());
+    let again = || format!("the same command goes on: ubcache move {name} {}", to.display());
     match error {
+        EngineError::MoveEnded(MoveEnd::Suspended) => {
+            let said = format_args!("{name} has not been moved yet: the set is being stopped");
+            Refusal::new(Kind::Failed, said)
+                .found("the volume stays on its old disk, and the new one has a part of it")
+                .advice(format_args!("after the next start {}", again()))
+        }
         EngineError::TooSmall { found, expected } => {
             Refusal::new(Kind::Conflict, format_args!("{} is too small for {name}", to.display()))
                 .found(format_args!("{} bytes", found * SECTOR_BYTES))
@@ -324,11 +379,9 @@ fn no_move(name: &str, to: &Path, error: &EngineError) -> Refusal {
                     show_size(expected * SECTOR_BYTES)
                 ))
         }
-        EngineError::MoveEnded(_) | EngineError::Io { .. } => {
-            Refusal::new(Kind::Failed, said).found("the volume goes on with its old disk").advice(
-                format_args!("the same command begins again: ubcache move {name} {}", to.display()),
-            )
-        }
+        EngineError::MoveEnded(_) | EngineError::Io { .. } => Refusal::new(Kind::Failed, said)
+            .found("the volume goes on with its old disk")
+            .advice(again()),
         _ => Refusal::new(Kind::Conflict, said),
     }
 }

@@ -15,6 +15,15 @@ pub struct MoveReport {
     pub left_bytes: u64,
     /// Bytes that were copied, some of them more than once.
     pub copied_bytes: u64,
+    /// Bytes of the volume that an earlier attempt had copied.
+    #[serde(default)]
+    pub earlier_bytes: u64,
+    /// Bytes of it that another attempt would not copy again after a crash.
+    #[serde(default)]
+    pub kept_bytes: u64,
+    /// Bytes a second that are copied at most; 0: no limit.
+    #[serde(default)]
+    pub rate_bytes: u64,
     /// Seconds since it began.
     pub seconds: u64,
     /// Seconds that it takes from now on, at the speed that it had so far; absent if not known.
@@ -23,12 +32,23 @@ pub struct MoveReport {
 }
 
 impl MoveReport {
-    /// A move to that disk which began so long ago.
-    pub(crate) fn new(to: String, progress: MoveProgress, seconds: u64) -> MoveReport {
-        let MoveProgress { total_bytes, left_bytes, copied_bytes } = progress;
-        let done = total_bytes - left_bytes;
+    /// A move to that disk which began so long ago, and copies at most so many bytes a second.
+    pub(crate) fn new(to: String, progress: MoveProgress, (seconds, rate): (u64, u64)) -> Self {
+        let MoveProgress { total_bytes, left_bytes, copied_bytes, earlier_bytes, kept_bytes } =
+            progress;
+        let done = (total_bytes - left_bytes).saturating_sub(earlier_bytes);
         let seconds_left = (done > 0 && seconds > 0)
             .then(|| (u128::from(left_bytes) * u128::from(seconds) / u128::from(done)) as u64);
-        MoveReport { to, total_bytes, left_bytes, copied_bytes, seconds, seconds_left }
+        MoveReport {
+            to,
+            total_bytes,
+            left_bytes,
+            copied_bytes,
+            earlier_bytes,
+            kept_bytes,
+            rate_bytes: rate,
+            seconds,
+            seconds_left,
+        }
     }
 }

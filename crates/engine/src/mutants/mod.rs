@@ -287,6 +287,12 @@ mutants! {
         "a volume moves to a disk that was not flushed";
     MoveUndecided, "move-undecided", [A11CacheDecides],
         "the cache does not say which disk a volume has moved to";
+    MoveLogLate, "move-log-late", [A13LoggedFirst],
+        "writes to a disk that is being copied are not in the log of the move";
+    MoveLogUnflushed, "move-log-unflushed", [A13BothFlushed],
+        "the log of a move says that a region is the same before both disks are flushed";
+    MoveChangesForgotten, "move-changes-forgotten", [A13ChangesCounted],
+        "a move goes on without what was written since it was interrupted";
     OlderCopyBelieved, "older-copy-believed", [A5OneRun],
         "a cache or a backing device that is a copy of an earlier state is attached as if it was \
          not";

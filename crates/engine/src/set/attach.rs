@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ubcache_env::{Env, Witness};
-use ubcache_format::{BackingState, Inode, Sector, Superblock, Uuid, UuidEntry};
+use ubcache_format::{BackingState, Inode, MoveRole, Sector, Superblock, Uuid, UuidEntry};
 
 use super::run_numbers::{Choice, check_run};
 use super::{CacheSet, Set};
@@ -58,6 +58,10 @@ impl<E: Env> CacheSet<E> {
         let (env, rules) = (set.context.env.clone(), set.context.rules);
         let backing = Rc::new(CountedDevice::of_backing(env, backing, rules));
         let mut superblock = read_superblock(&backing).await?;
+        // A13: what is written from now on is not in the log of that attempt.
+        let attempt =
+            superblock.attempt(MoveRole::Left).filter(|_| superblock.run().number().is_some());
+        superblock.set_attempt(None);
         if superblock.is_cache() {
             return Err(EngineError::WrongKind { found: "cache", expected: "backing" });
         }
@@ -150,7 +154,13 @@ impl<E: Env> CacheSet<E> {
             crate::mutants::write_superblock_unflushed(&backing, &superblock, WRITING).await?;
         }
         set.confirm_run(inode, &superblock).await.map_err(EngineError::of_cache)?;
+        let is_as_left =
+            slot == Some(inode.0 as usize) && choice.is_none() && set.taken_over.get().is_none();
         let volume = set.volume(backing, superblock, inode, options);
+        if let Some(attempt) = attempt.filter(|_| is_as_left) {
+            let none = set.no_move_regions(&volume);
+            volume.backing.note_changes(attempt, none);
+        }
         volume.note_witness(witness);
         set.volumes.borrow_mut().insert(inode, Rc::downgrade(&volume));
         volume.start();

@@ -15,6 +15,7 @@
 //! | [`flash`] | flash-only volumes: making, serving, resizing, removing them (Y2, Y3) |
 //! | [`end_or_move`] | volumes that end, or move to another set (A8), while the set goes on |
 //! | [`move_backing`] | a volume that moves to another backing device, while it is served (A11) |
+//! | [`move_copy`] | the copy to that device (A11) |
 //! | [`resize`] | backing devices that become longer or shorter while they are served (A6) |
 //! | [`run_numbers`] | which cache and which backing devices are of one run (A5) |
 //! | [`witness`] | disks without a superblock: which data counts at a start (A9) |
@@ -64,6 +65,7 @@ mod handover;
 mod initialize;
 mod larger_cache;
 pub(crate) mod move_backing;
+pub(crate) mod move_copy;
 mod open;
 pub(crate) mod resize;
 pub(crate) mod run_numbers;

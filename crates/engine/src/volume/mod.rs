@@ -102,6 +102,8 @@ pub struct CachedVolume<E: Env> {
     pub(crate) dirty_writers: DirtyWriters,
     /// The superblock that the device has for certain, if that is known.
     saved_superblock: RefCell<Option<Superblock>>,
+    /// The attempt to move that the superblock is to name (A13).
+    attempt: Cell<Option<u64>>,
     /// A task is about to save the superblock.
     saving: Cell<bool>,
     /// Its backing device belongs to another volume by now, or to nobody.
@@ -153,7 +155,7 @@ impl<E: Env> CachedVolume<E> {
             BackingState::None | BackingState::Stale => Lifecycle::detached(),
         };
         let periods = Periods::new(context.env.now());
-        Rc::new_cyclic(|me| CachedVolume {
+        let volume = Rc::new_cyclic(|me: &Weak<CachedVolume<E>>| CachedVolume {
             context,
             journal,
             allocator,
@@ -163,6 +165,7 @@ impl<E: Env> CachedVolume<E> {
             me: me.clone(),
             backing,
             saved_superblock: RefCell::new(Some(superblock.clone())),
+            attempt: Cell::default(),
             saving: Cell::new(false),
             gave_up_device: Cell::new(false),
             superblock: RefCell::new(superblock),
@@ -187,7 +190,13 @@ impl<E: Env> CachedVolume<E> {
             wake_publisher: Notify::default(),
             writeback: Writeback::new(),
             scrub: Scrub::default(),
-        })
+        });
+        let me = Rc::downgrade(&volume);
+        volume.backing.set_parting(Rc::new(move || {
+            let me = me.upgrade();
+            Box::pin(async move { me.ok_or(IoError::Gone)?.part_from_attempt().await })
+        }));
+        volume
     }
 
     /// The volume serves from now on.

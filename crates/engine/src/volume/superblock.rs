@@ -1,7 +1,7 @@
 //! The superblock of the backing device.
 
-use ubcache_env::{Env, Priority};
-use ubcache_format::{BackingState, RunNumber, Superblock, Uuid};
+use ubcache_env::{Env, IoError, IoResult, Priority};
+use ubcache_format::{BackingState, MoveRole, RunNumber, Superblock, Uuid};
 
 use super::CachedVolume;
 use super::state::{DirtyFlag, MarkingTurn, Transition};
@@ -93,7 +93,7 @@ impl<E: Env> CachedVolume<E> {
     }
 
     /// Number of the run that the superblock is of (A5).
-    pub(crate) fn run(&self) -> Option<RunNumber> {
+    pub fn run(&self) -> Option<RunNumber> {
         self.superblock.borrow().run().number()
     }
 
@@ -131,7 +131,11 @@ impl<E: Env> CachedVolume<E> {
         if self.gave_up_device.get() {
             return Err(EngineError::Stopping);
         }
-        let superblock = self.superblock.borrow().clone();
+        let superblock = {
+            let mut superblock = self.superblock.borrow_mut();
+            superblock.set_attempt(self.attempt.get().map(|it| (MoveRole::Left, it)));
+            superblock.clone()
+        };
         if self.saved_superblock.borrow().as_ref() == Some(&superblock) {
             return Ok(());
         }
@@ -142,6 +146,21 @@ impl<E: Env> CachedVolume<E> {
             *self.saved_superblock.borrow_mut() = Some(superblock);
         }
         result
+    }
+
+    /// A13: the superblock says, durably, that all changes of the device are in the log of this
+    /// attempt to move, or that they are in no log.
+    pub(crate) async fn save_attempt(&self, attempt: Option<u64>) -> Result<(), EngineError> {
+        self.attempt.set(attempt);
+        self.write_backing_superblock().await
+    }
+
+    /// A13: the superblock names no attempt to move any more, durably.
+    pub(super) async fn part_from_attempt(&self) -> IoResult {
+        self.save_attempt(None).await.map_err(|error| match error {
+            EngineError::Io { source, .. } => source,
+            _ => IoError::Gone,
+        })
     }
 
     /// A5: another volume over the same backing device is about to begin. This one writes no

@@ -25,6 +25,40 @@ pub(in crate::plan) fn is_move(action: &ControlAction) -> bool {
     matches!(action, ControlAction::Attribute { name, .. } if name == MOVE)
 }
 
+/// A move that is interrupted once or twice, and goes on (A13).
+fn interrupt(plan: &mut Plan, rng: &mut Rng, volume: u32) {
+    // Nothing else happens, and much is written to the disk itself.
+    plan.controls.clear();
+    plan.volumes[volume as usize].mode =
+        rng.pick(&["writethrough", "writearound", "writeback"]).to_owned();
+    let all = plan.ops.len() as u64;
+    let mut after_ops = rng.below(all / 2 + 1);
+    let moves = |rng: &mut Rng, after_ops| {
+        let (name, value) = (MOVE.to_owned(), "1".to_owned());
+        let action = ControlAction::Attribute { volume, name, value };
+        Control { after_ops, delay: Nanos::from_micros(rng.scale(1, 1_000)), action }
+    };
+    let mut controls = vec![moves(rng, after_ops)];
+    for _ in 0..rng.between(1, 2) {
+        after_ops += rng.below((all - after_ops) / 2 + 1);
+        let after = AfterStart { check: rng.chance(1, 2), again: None };
+        let action = match rng.below(6) {
+            0 => ControlAction::Restart(after),
+            1 => ControlAction::HostRestart(after),
+            _ => ControlAction::PowerFailure(after),
+        };
+        let delay = Nanos::from_micros(rng.scale(1, 50_000));
+        controls.push(Control { after_ops, delay, action });
+        let ops_max = rng.pick(&[1, all - after_ops + 1]);
+        after_ops += rng.below(ops_max);
+        controls.push(moves(rng, after_ops));
+    }
+    for control in controls {
+        let at = plan.controls.partition_point(|it| it.after_ops <= control.after_ops);
+        plan.controls.insert(at, control);
+    }
+}
+
 /// Moves a volume of some plans; the power fails about then in half of them.
 pub(super) fn add_moves(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
     let small = plan.volumes.iter().all(|volume| volume.head == 0 && volume.sectors <= 8192);
@@ -39,6 +73,10 @@ pub(super) fn add_moves(plan: &mut Plan, rng: &mut Rng, options: DrawOptions) {
         return;
     }
     let volume = rng.pick(&disks);
+    let turns = &mut Rng::fork(plan.seed, "interrupted moves");
+    if options.crashes && turns.chance(1, 2) {
+        return interrupt(plan, turns, volume);
+    }
     for _ in 0..rng.between(1, 3) {
         let after_ops = rng.below(plan.ops.len() as u64);
         let delay = Nanos::from_micros(rng.scale(1, 3_000));

@@ -113,6 +113,9 @@ pub(super) struct MoveOptions {
     /// The response comes when the volume has moved.
     #[serde(default)]
     pub(super) wait: bool,
+    /// Bytes a second that are copied at most; 0: no limit. Changes that of a move under way.
+    #[serde(default)]
+    pub(super) rate_bytes: Option<u64>,
 }
 
 /// Options of the removal of a flash-only volume.

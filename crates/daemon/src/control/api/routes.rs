@@ -485,9 +485,10 @@ async fn resize(
 async fn move_backing(
     State(fleet): State<Fleet>,
     Name(name): Name,
-    Json(MoveOptions { to, force, wait }): Json<MoveOptions>,
+    Json(MoveOptions { to, force, wait, rate_bytes }): Json<MoveOptions>,
 ) -> Given {
-    let request = ControlRequest::Move { volume: name.clone(), to: rooted(to)?, force, wait };
+    let (volume, to, rate) = (name.clone(), rooted(to)?, rate_bytes);
+    let request = ControlRequest::Move { volume, to, force, wait, rate };
     named("message", fleet.ask_volume(&name, request).await)
 }
 
