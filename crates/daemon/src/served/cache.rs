@@ -116,6 +116,12 @@ impl<W: World> Daemon<W> {
         let needs_it = |served: &&Rc<Served<W>>| !served.now().needs_no_cache();
         let set = self.set();
         let old = self.cache_path.borrow().display().to_string();
+        if self.shrinking.borrow().is_some() {
+            return Err(format!(
+                "the cache {old} is becoming smaller: wait for its end, or: ubcache resize --cache \
+                 --cancel"
+            ));
+        }
         if set.status().failed.is_none()
             && let Some(served) = volumes.iter().find(needs_it)
         {
@@ -226,6 +232,8 @@ impl<W: World> Daemon<W> {
         let suspended = self.suspend_moves().await;
         self.end_shrink().await;
         let _last = self.membership.lock().await;
+        // One that began meanwhile.
+        self.end_shrink().await;
         let mut stopped = Ok(());
         let former = std::mem::take(&mut *self.former.borrow_mut());
         let volumes = self.volumes();

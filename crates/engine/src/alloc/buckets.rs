@@ -10,6 +10,7 @@ use super::block_reuse::Reuse;
 use super::bucket_pins::Pins;
 use super::change_signal::ChangeSignal;
 use super::data_class::Class;
+use super::evacuation::Evacuation;
 use super::recency::Recency;
 use super::replacement_policy::Policy;
 use super::space_below::Space;
@@ -69,6 +70,7 @@ pub(crate) struct Buckets {
     /// Buckets from here on are not given out any more: the cache becomes smaller (A12).
     pub(super) end: u32,
     pub(super) evacuated: u32,
+    pub(super) evacuation: Evacuation,
     pub(super) tuning: Generations,
     /// Distance that a pointer found on the device may be ahead of its bucket.
     pub(super) reach: Reach,
@@ -144,6 +146,7 @@ impl Buckets {
             geometry,
             end: geometry.buckets,
             evacuated: 0,
+            evacuation: Evacuation::default(),
             tuning,
             reach: Reach::FORMAT,
             generations: Vec::with_capacity(n),

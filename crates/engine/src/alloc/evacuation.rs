@@ -44,6 +44,26 @@ pub(crate) struct Beyond {
     pub aged: u64,
 }
 
+/// The way in which dirty data beyond the end is moved.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Pace {
+    /// Waits for room.
+    #[default]
+    Waits,
+    /// There was no room for a piece in this round: the others do not wait for any.
+    Tries,
+    /// The cache is to keep its size: nothing is moved any more.
+    Ended,
+}
+
+/// State of buckets beyond the end.
+#[derive(Default, Debug)]
+pub(super) struct Evacuation {
+    pace: Pace,
+    /// Buckets that the chain on the device promises to the next start.
+    promised: Vec<BucketNr>,
+}
+
 impl Buckets {
     /// The number of buckets that the cache has, or will have when it is smaller.
     #[inline]
@@ -62,6 +82,22 @@ impl Buckets {
     #[inline]
     pub fn left_beyond(&self) -> usize {
         (self.geometry.buckets - self.end).saturating_sub(self.evacuated) as usize
+    }
+
+    /// Changes how dirty data beyond the end is moved.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.evacuation.pace = pace;
+    }
+
+    /// Returns true if dirty data in the bucket is to be moved, as it is beyond the end.
+    pub fn is_left(&self, bucket: BucketNr) -> bool {
+        self.is_beyond(bucket) && self.evacuation.pace != Pace::Ended
+    }
+
+    /// Returns true if data that is moved may wait for room, without which the cache can't become
+    /// smaller.
+    pub fn waits_for_room(&self) -> bool {
+        self.left_beyond() > 0 && self.evacuation.pace == Pace::Waits
     }
 
     /// Nothing is in the bucket, durably. Returns true if it is beyond the end, and so evacuated.
@@ -100,8 +136,9 @@ impl Buckets {
         let restart = std::mem::take(&mut self.restart);
         self.work.add(restart.len());
         for bucket in restart {
-            if !self.evacuates(bucket) {
-                self.restart.push(bucket);
+            match self.evacuates(bucket) {
+                true => self.evacuation.promised.push(bucket),
+                false => self.restart.push(bucket),
             }
         }
         // They wait for nothing any more (see [`Buckets::settle_pending`]).
@@ -155,8 +192,10 @@ impl Buckets {
 
     fn open_again(&mut self, buckets: Range<usize>) {
         for index in buckets {
-            if self.role[index] == Role::Evacuated {
-                self.set_free(BucketNr(index as u32));
+            let bucket = BucketNr(index as u32);
+            let promised = self.evacuation.promised.contains(&bucket);
+            if self.role[index] == Role::Evacuated && !promised {
+                self.set_free(bucket);
             }
         }
     }
@@ -255,11 +294,19 @@ impl<E: Env> Allocator<E> {
         found
     }
 
-    /// The cache keeps its size after all: buckets up to this one are given out again. No chain on
-    /// the device may promise one of them.
-    pub async fn open_beyond(&self, end: u32) {
+    /// The cache keeps its size after all: buckets up to this one are given out again.
+    /// `has_new_chain`: no chain on the device promises one of them to the next start. Without it
+    /// those that one may promise stay out of use.
+    pub async fn open_beyond(&self, end: u32, has_new_chain: bool) {
         let former = self.buckets.borrow().end();
-        self.buckets.borrow_mut().set_end(end);
+        {
+            let mut buckets = self.buckets.borrow_mut();
+            buckets.set_end(end);
+            buckets.set_pace(Pace::Waits);
+            if has_new_chain {
+                buckets.evacuation.promised.clear();
+            }
+        }
         self.for_buckets(former..end, |part| self.buckets.borrow_mut().open_again(part)).await;
         self.wake.notify_all();
     }

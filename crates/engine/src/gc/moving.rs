@@ -7,6 +7,7 @@ use ubcache_format::BucketNr;
 
 use super::Gc;
 use crate::alloc::data_class::Class;
+use crate::alloc::evacuation::Pace;
 use crate::index::extent::Extent;
 use crate::rules::Rule;
 
@@ -57,13 +58,16 @@ impl<E: Env> Gc<E> {
         let unit = if whole { 8 } else { 1 };
         let sectors = extent.range.sectors();
         // A12: the cache can't become smaller without it.
-        let waits = self.allocator.buckets().left_beyond() > 0;
+        let waits = self.allocator.buckets().waits_for_room();
         let pieces = match waits {
             true => self.allocator.allocate(class, sectors, unit).await,
             false => self.allocator.try_allocate(class, sectors, unit),
         };
         let Some(pieces) = pieces else {
             self.context.env.mark("move_without_room");
+            if waits {
+                self.allocator.buckets_mut().set_pace(Pace::Tries);
+            }
             return;
         };
         let Ok(data) = self.context.cache.read(extent.pointer.offset, extent.range.sectors()).await

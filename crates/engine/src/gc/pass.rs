@@ -131,8 +131,7 @@ impl<E: Env> Gc<E> {
                 found.old |= age > self.context.tuning.generations.rewrite_age;
             } else if self.table.is_dead(extent.inode) {
                 found.dead.push(extent);
-            } else if moving.sparse.contains(&bucket) || (extent.dirty && buckets.is_beyond(bucket))
-            {
+            } else if moving.sparse.contains(&bucket) || (extent.dirty && buckets.is_left(bucket)) {
                 found.to_move.push(extent);
             } else if moving.reused.contains(bucket) {
                 for part in buckets.reused_parts(extent.pointer, extent.range.sectors()) {

@@ -22,7 +22,7 @@ use ubcache_format::MIN_BUCKETS;
 
 use super::resize::Resized;
 use super::{CacheSet, Set};
-use crate::alloc::evacuation::Beyond;
+use crate::alloc::evacuation::{Beyond, Pace};
 use crate::errors::{EngineError, ShrinkEnd};
 use crate::rules::Rule;
 
@@ -123,6 +123,7 @@ impl<E: Env> CacheShrink<E> {
     /// Has it end without a switch, if it is not too late.
     pub fn give_up(&self) {
         self.cancelled.set(true);
+        self.set.allocator.buckets_mut().set_pace(Pace::Ended);
     }
 
     /// Shows how far it is.
@@ -184,6 +185,9 @@ impl<E: Env> CacheShrink<E> {
             Err(EngineError::NoSpace(_)) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         };
+        if !self.cancelled.get() {
+            set.allocator.buckets_mut().set_pace(Pace::Waits);
+        }
         set.allocator.give_up_beyond().await;
         let Beyond { dirty, metadata, aged, .. } = set.allocator.look_beyond().await;
         if dirty + metadata + aged > 0 {
@@ -246,12 +250,13 @@ impl<E: Env> CacheShrink<E> {
         Ok(())
     }
 
-    /// The cache keeps its size. Without a chain that promises nothing beyond the end, nothing
-    /// there is used before the next start (V2).
+    /// The cache keeps its size. Without a chain that promises nothing beyond the end, for which
+    /// there may be no bucket before it, those that one promises stay out of use (V2).
     async fn stay(&self) {
         let set = &self.set;
-        if set.is_working().is_ok() && set.allocator.write_prios().await.is_ok() {
-            set.allocator.open_beyond(self.before).await;
+        if set.is_working().is_ok() {
+            let has_new_chain = set.allocator.write_prios().await.is_ok();
+            set.allocator.open_beyond(self.before, has_new_chain).await;
             set.context.env.mark("cache_kept_its_size");
         }
     }
