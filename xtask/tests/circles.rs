@@ -13,7 +13,15 @@ const CRATES: &[&str] = &["engine", "offline", "daemon"];
 /// one another. The root is last: it names all of them.
 const LAW: &[&[&str]] = &[
     &["errors", "events", "marks", "rules", "settings", "stats", "time_slices", "tuning"],
-    &["counted_device", "health", "lost_by_failed_flush", "mirror", "superblock", "write_turns"],
+    &[
+        "counted_device",
+        "health",
+        "lost_by_failed_flush",
+        "mirror",
+        "move_log",
+        "superblock",
+        "write_turns",
+    ],
     &["context"],
     &["journal"],
     &["alloc"],

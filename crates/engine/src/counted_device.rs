@@ -1,22 +1,25 @@
 //! A device that counts what goes through it, and knows what its failed flushes may have cost.
 
-pub(crate) mod successor;
+mod successor;
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 
 use ubcache_env::{
     Buf, Device, DeviceLimits, DeviceShape, Durability, Env, IoError, IoResult, IoVec, Nanos,
     Place, Sector, SectorRange, Witness,
 };
+use ubcache_format::MoveRegions;
 
 use crate::errors::MoveEnd;
 use crate::events::{DeviceFault, Events, FaultyDevice, Operation, SetEvent};
 use crate::lost_by_failed_flush::LostPlaces;
+use crate::mirror::Mirror;
+use crate::move_log::MoveLog;
 use crate::rules::{Rule, Rules};
 use crate::stats::histogram::{Histogram, Taken};
 use crate::stats::{DeviceCounters, DeviceHistograms, DeviceLatencies};
-use successor::{Changes, Parting, Successor};
 
 /// Counts requests and bytes, and skips a flush that has nothing to flush.
 ///
@@ -49,6 +52,22 @@ pub(crate) struct CountedDevice<E: Env> {
     /// Removes the number of that attempt from the superblock.
     parting: RefCell<Option<Parting>>,
     rules: Rules,
+}
+
+/// Writes a superblock that does not name an attempt any more.
+pub(crate) type Parting = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = IoResult>>>>;
+
+/// The device that a volume moves to, and what it does not have yet.
+pub(crate) struct Successor<E: Env> {
+    pub mirror: Mirror,
+    pub log: MoveLog,
+    pub device: Rc<CountedDevice<E>>,
+}
+
+/// Changes of a device since an attempt to move its volume ended.
+pub(crate) struct Changes {
+    attempt: u64,
+    regions: MoveRegions,
 }
 
 /// A request that changes the content of a device.

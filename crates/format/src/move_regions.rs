@@ -129,7 +129,7 @@ impl MoveRegions {
         self.of(0, self.end).filter(|region| self.has(*region))
     }
 
-    /// What may differ by `other` may differ.
+    /// Adds the regions that may differ by `other`.
     pub fn merge(&mut self, other: &MoveRegions) {
         self.bits.iter_mut().zip(&other.bits).for_each(|(byte, other)| *byte |= other);
     }
@@ -173,7 +173,7 @@ mod tests {
     fn of_a_sector_that_is_not_whole_all_may_differ() {
         let none = MoveRegions::none(100_000, 8);
         let mut regions = none.clone();
-        [0, 17, 4000].map(|region| regions.insert(region));
+        [0, 17, 4000].into_iter().for_each(|region| regions.insert(region));
         let bytes = head(&regions);
         assert_eq!(MoveRegions::parse(&bytes, 9, &none), Some(regions.clone()));
         assert_eq!(MoveRegions::parse(&bytes, 8, &none), None, "another attempt");

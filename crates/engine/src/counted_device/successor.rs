@@ -8,39 +8,21 @@
 //!                parted: changes are noted in memory, for another attempt in the same run
 //! ```
 
-use std::pin::Pin;
 use std::rc::Rc;
 
 use ubcache_env::local::{Either, first, join};
 use ubcache_env::{Buf, Durability, Env, IoError, IoResult, Nanos, SectorRange};
 use ubcache_format::{MoveRegions, SUPERBLOCK_SECTOR};
 
-use super::{Change, CountedDevice};
+use super::{Change, Changes, CountedDevice, Parting, Successor};
 use crate::errors::{EngineError, MoveEnd};
-use crate::mirror::Mirror;
-use crate::move_log::{MoveLog, add};
+use crate::move_log::add;
 use crate::rules::Rule;
 
 /// Time that a client waits for the device that its volume moves to.
 const SUCCESSOR_PATIENCE: Nanos = Nanos::from_secs(30);
 /// Error of a request that takes longer.
 const ETIMEDOUT: i32 = 110;
-
-/// Writes a superblock that does not name an attempt any more.
-pub(crate) type Parting = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = IoResult>>>>;
-
-/// The device that a volume moves to, and what it does not have yet.
-pub(crate) struct Successor<E: Env> {
-    pub mirror: Mirror,
-    pub log: MoveLog,
-    pub device: Rc<CountedDevice<E>>,
-}
-
-/// Changes of a device since an attempt to move its volume ended.
-pub(crate) struct Changes {
-    attempt: u64,
-    regions: MoveRegions,
-}
 
 impl<E: Env> CountedDevice<E> {
     /// A11: from now on what is written to this device goes to another one as well, as the mirror
@@ -189,11 +171,10 @@ impl<E: Env> Successor<E> {
     /// A13: the log says, durably, that a range may differ, before it is written. An error of the
     /// new device ends the move.
     async fn log_change(&self, range: SectorRange) {
-        if !self.device.rules.keeps(Rule::A13LoggedFirst) {
-            return;
-        }
-        while !self.log.touch(range) && self.mirror.ended().is_none() {
-            self.catch_up().await;
+        if self.device.rules.keeps(Rule::A13LoggedFirst) {
+            while !self.log.touch(range) && self.mirror.ended().is_none() {
+                self.catch_up().await;
+            }
         }
     }
 

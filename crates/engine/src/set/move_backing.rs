@@ -28,8 +28,7 @@ use ubcache_format::{
 use super::attach::AttachOptions;
 use super::move_copy::{BackingMove, MoveNames};
 use super::{CacheSet, Set};
-use crate::counted_device::CountedDevice;
-use crate::counted_device::successor::Successor;
+use crate::counted_device::{CountedDevice, Successor};
 use crate::errors::{EngineError, MoveEnd};
 use crate::mirror::Mirror;
 use crate::move_log::MoveLog;
@@ -291,10 +290,11 @@ impl<E: Env> Set<E> {
 
     fn changes_since(&self, volume: &CachedVolume<E>, attempt: u64) -> Option<MoveRegions> {
         let changes = volume.backing.changes_since(attempt)?;
-        match self.context.keeps(Rule::A13ChangesCounted) {
-            true => Some(changes),
-            false => Some(self.no_move_regions(volume)),
+        let mut regions = self.no_move_regions(volume);
+        if self.context.keeps(Rule::A13ChangesCounted) {
+            regions.merge(&changes);
         }
+        Some(regions)
     }
 }
 

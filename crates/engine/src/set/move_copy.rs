@@ -8,7 +8,7 @@ use ubcache_env::local::{first, join_all};
 use ubcache_env::{Buf, Durability, Env, IoError, IoVec, Nanos, SectorRange};
 use ubcache_format::SECTOR_BYTES;
 
-use crate::counted_device::successor::Successor;
+use crate::counted_device::Successor;
 use crate::errors::{EngineError, MoveEnd};
 use crate::rules::Rule;
 use crate::volume::CachedVolume;
