@@ -263,6 +263,7 @@ mod tests {
             ubcache: "ubcache".into(),
             trace: None,
             only: Vec::new(),
+            environment: Vec::new(),
         };
         let table = |section| super::super::Table { section, text: format!("table of {section}") };
         let tables = vec![table("servers"), table("engine")];
