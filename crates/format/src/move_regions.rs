@@ -82,6 +82,11 @@ impl MoveRegions {
         bytes
     }
 
+    /// Returns true if these are regions of the same sectors.
+    pub fn are_like(&self, other: &MoveRegions) -> bool {
+        (self.end, self.region_sectors) == (other.end, other.region_sectors)
+    }
+
     /// The sector behind the last region.
     pub fn end(&self) -> u64 {
         self.end

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ubcache_engine::{EngineError, MoveEnd, MoveNames, NotMoved};
 use ubcache_env::local::Event;
-use ubcache_env::{Device, Priority, Sector, SectorRange};
+use ubcache_env::{Buf, Device, Priority, Sector, SectorRange};
 use ubcache_format::{
     MoveRecord, MoveRole, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock,
 };
@@ -334,11 +334,23 @@ impl<W: World> Daemon<W> {
 }
 
 /// Makes what lies before the data of a volume zero, so that nothing takes it for something else.
-/// The place of the superblock is the engine's: it may have a log.
+/// The place of the superblock is the engine's: it may have a log, which counts only where the rest
+/// is zero as an earlier attempt has left it. Another use of the disk since has written there.
 async fn clear_head<D: Device>(device: &D, data_at: Sector) -> Result<(), String> {
     let end = data_at.0.min(device.limits().sectors);
     let own = SectorRange::new(SUPERBLOCK_SECTOR, SUPERBLOCK_BYTES as u64 / SECTOR_BYTES);
-    for (mut at, end) in [(0, own.start.0.min(end)), (own.end.0, end)] {
+    let mut parts = vec![(0, own.start.0.min(end)), (own.end.0, end)];
+    for (start, part_end) in parts.clone() {
+        let sectors = part_end.saturating_sub(start).min(ZEROES);
+        if sectors > 0 {
+            let (found, read) = device.read(Sector(start), Buf::for_sectors(sectors)).await;
+            read.map_err(|error| error.to_string())?;
+            if found.as_slice().iter().any(|byte| *byte != 0) {
+                parts = vec![(0, end)];
+            }
+        }
+    }
+    for (mut at, end) in parts {
         while at < end {
             let range = SectorRange::from_bounds(Sector(at), Sector(end.min(at + ZEROES)));
             device.write_zeroes(range).await.map_err(|error| error.to_string())?;

@@ -48,6 +48,11 @@ impl<E: Env> CountedDevice<E> {
         *self.changes.borrow_mut() = Some(Changes { attempt, regions });
     }
 
+    /// A13: what has changed is not known any more: another attempt copies everything.
+    pub fn forget_changes(&self) {
+        self.changes.take();
+    }
+
     /// Regions that have changed since this attempt, if that is known.
     pub fn changes_since(&self, attempt: u64) -> Option<MoveRegions> {
         let changes = self.changes.borrow();

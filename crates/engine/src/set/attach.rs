@@ -110,6 +110,10 @@ impl<E: Env> CacheSet<E> {
         if set.context.keeps(Rule::A1FlushAtAttach) {
             backing.flush().await.map_err(EngineError::io("flushing the backing device"))?;
         }
+        // A13: of a run of the driver the log of a move knows nothing. The entry is about to
+        // change.
+        let entry = slot.and_then(|slot| set.superblock.borrow().runs().entry(Inode(slot as u32)));
+        let driver_since = entry.is_none_or(|entry| entry.driver_since);
         let inode = match slot {
             Some(slot) if attached && matches!(choice, None | Some(Choice::BelieveCache)) => {
                 let inode = Inode(slot as u32);
@@ -154,8 +158,10 @@ impl<E: Env> CacheSet<E> {
             crate::mutants::write_superblock_unflushed(&backing, &superblock, WRITING).await?;
         }
         set.confirm_run(inode, &superblock).await.map_err(EngineError::of_cache)?;
-        let is_as_left =
-            slot == Some(inode.0 as usize) && choice.is_none() && set.taken_over.get().is_none();
+        let is_as_left = slot == Some(inode.0 as usize)
+            && choice.is_none()
+            && set.taken_over.get().is_none()
+            && !driver_since;
         let volume = set.volume(backing, superblock, inode, options);
         if let Some(attempt) = attempt.filter(|_| is_as_left) {
             let none = set.no_move_regions(&volume);

@@ -291,6 +291,9 @@ impl<E: Env> Set<E> {
     fn changes_since(&self, volume: &CachedVolume<E>, attempt: u64) -> Option<MoveRegions> {
         let changes = volume.backing.changes_since(attempt)?;
         let mut regions = self.no_move_regions(volume);
+        if !changes.are_like(&regions) {
+            return None;
+        }
         if self.context.keeps(Rule::A13ChangesCounted) {
             regions.merge(&changes);
         }

@@ -100,7 +100,7 @@ impl<E: Env> BackingMove<E> {
         }
         if mirror.ended().is_none() && self.volume.context.keeps(Rule::A11FlushedFirst) {
             // Most of it now: requests wait for the flush of the switch.
-            self.flush().await;
+            self.flush(false).await;
         }
         let result = self.successor.result();
         if result.is_err() {
@@ -168,8 +168,11 @@ impl<E: Env> BackingMove<E> {
                 context.env.sleep(MEMORY_RETRY_INTERVAL).await;
                 continue;
             };
-            if !volume_has_ended && (self.volume.is_stopping() || context.is_ending()) {
+            if !volume_has_ended && context.is_ending() {
                 self.suspend();
+            } else if !volume_has_ended && self.volume.is_stopping() {
+                // Another volume goes on with the device, which does not know of the move.
+                return mirror.end(MoveEnd::Cancelled);
             }
             if !volume_has_ended && self.suspended.get() {
                 return;
@@ -217,7 +220,7 @@ impl<E: Env> BackingMove<E> {
         let unflushed = self.unflushed.get() + bytes;
         self.unflushed.set(unflushed);
         if unflushed >= UNFLUSHED_MAX {
-            self.flush().await;
+            self.flush(volume_has_ended).await;
         }
         let unlogged = self.unlogged.get() + bytes;
         self.unlogged.set(unlogged);
@@ -228,10 +231,15 @@ impl<E: Env> BackingMove<E> {
         }
     }
 
-    /// Makes durable what was copied so far.
-    async fn flush(&self) {
+    /// Makes durable what was copied so far. `clients_wait`: not for as long as it takes.
+    async fn flush(&self, clients_wait: bool) {
         self.unflushed.set(0);
-        if let Err(error) = self.successor.device.flush().await {
+        let device = &self.successor.device;
+        let flushed = match clients_wait {
+            true => device.in_time(device.flush()).await,
+            false => device.flush().await,
+        };
+        if let Err(error) = flushed {
             self.successor.mirror.end(MoveEnd::NewFails { what: "flushing", error });
         }
     }

@@ -47,6 +47,10 @@ impl<E: Env> CacheSet<E> {
         if after == 0 {
             return Err(EngineError::NoVolumeLeft(device));
         }
+        if after != before {
+            // A13: of what is beyond one of the ends the log of a move knows nothing.
+            volume.backing.forget_changes();
+        }
         if after > before {
             volume.set_sectors(after);
             set.context.env.mark("volume_grown");
