@@ -27,7 +27,7 @@ use super::report::{
 };
 use super::request_report::{paths, periods, reasons};
 use super::scrub_report::ScrubReport;
-use super::smaller_cache::Shrinking;
+use super::shrinking::Shrinking;
 use super::upgrades::Upgrades;
 use super::world::World;
 use crate::backing::Remote;

@@ -35,6 +35,8 @@
 //! | `returning` | remote disks whose server was not there at the start |
 //! | `scrub` | comparison of clean cached data with the disks |
 //! | [`scrub_report`] | the part of the report that is about scrubs |
+//! | [`shrink_report`] | the part of the report that is about a smaller cache |
+//! | `shrinking` | a cache that is becoming smaller |
 //! | [`smaller_cache`] | a cache that becomes smaller |
 //! | [`systemd`] | messages to systemd |
 //! | `upgrades` | requests for an upgrade |
@@ -74,6 +76,8 @@ mod resize;
 pub(crate) mod returning;
 mod scrub;
 pub mod scrub_report;
+pub mod shrink_report;
+mod shrinking;
 pub mod smaller_cache;
 pub mod systemd;
 pub(crate) mod upgrades;

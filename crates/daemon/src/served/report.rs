@@ -11,7 +11,7 @@ use super::request_report::{
     BypassReport, DeviceLatencyReport, LatencyReport, PathReport, PeriodReport,
 };
 use super::scrub_report::ScrubReport;
-use super::smaller_cache::ShrinkReport;
+use super::shrink_report::ShrinkReport;
 use crate::backing::Connection;
 use crate::open::precheck::Down;
 

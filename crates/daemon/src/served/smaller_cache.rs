@@ -4,57 +4,20 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-use ubcache_engine::{CacheSet, CacheShrink, EngineError, Resized, SetOptions, ShrinkEnd};
+use ubcache_engine::{CacheSet, EngineError, Resized, SetOptions, ShrinkEnd};
+use ubcache_env::Priority;
 use ubcache_env::local::Event;
-use ubcache_env::{Nanos, Priority};
 use ubcache_format::SECTOR_BYTES;
 use ubcache_host::{Host, IoBackend, PageCache};
-use utoipa::ToSchema;
 
 use super::daemon::Daemon;
+use super::shrinking::Shrinking;
 use super::world::{World, open as open_device};
 use crate::control::refusal::{Kind, Refusal};
 use crate::failure::Failure;
 use crate::open::refusal::engine_failure;
 use crate::open::superblock::{ExpectedKind, look};
 use crate::size::show_size;
-
-/// Progress of a cache that becomes smaller.
-#[derive(Copy, Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct ShrinkReport {
-    /// Size of the cache afterwards.
-    pub size_bytes: u64,
-    /// Bytes beyond the new end.
-    pub total_bytes: u64,
-    /// Bytes beyond the new end that are not evacuated yet. With 0 the index is being written anew.
-    pub left_bytes: u64,
-    /// Seconds since it began.
-    pub seconds: u64,
-}
-
-/// A cache that is becoming smaller.
-pub(crate) struct Shrinking<W: World> {
-    bytes: u64,
-    engine: CacheShrink<W>,
-    began: Nanos,
-    /// Words about the end, or the reason why it keeps its size.
-    result: RefCell<Option<Result<String, Refusal>>>,
-    ended: Event,
-}
-
-impl<W: World> Shrinking<W> {
-    /// The part of the report that is about it.
-    pub fn report(&self, now: Nanos) -> ShrinkReport {
-        let progress = self.engine.progress();
-        ShrinkReport {
-            size_bytes: progress.after_bytes,
-            total_bytes: progress.total_bytes,
-            left_bytes: progress.left_bytes,
-            seconds: now.since(self.began).0 / 1_000_000_000,
-        }
-    }
-}
 
 impl<W: World> Daemon<W> {
     /// Makes the cache smaller; returns words about it, when it is or at once. It goes on without

@@ -10,7 +10,7 @@ use super::block_reuse::Reuse;
 use super::bucket_pins::Pins;
 use super::change_signal::ChangeSignal;
 use super::data_class::Class;
-use super::evacuation::Evacuation;
+use super::pace::Evacuation;
 use super::recency::Recency;
 use super::replacement_policy::Policy;
 use super::space_below::Space;

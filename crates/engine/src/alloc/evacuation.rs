@@ -16,6 +16,7 @@ use ubcache_format::BucketNr;
 
 use super::allocator::Allocator;
 use super::buckets::{Buckets, Role};
+use super::pace::Pace;
 use crate::errors::EngineError;
 use crate::time_slices::in_slices;
 
@@ -42,26 +43,6 @@ pub(crate) struct Beyond {
     pub metadata: u64,
     /// Buckets that wait for a pass of garbage collection (G4).
     pub aged: u64,
-}
-
-/// The way in which dirty data beyond the end is moved.
-#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
-pub(crate) enum Pace {
-    /// Waits for room.
-    #[default]
-    Waits,
-    /// There was no room for a piece in this round: the others do not wait for any.
-    Tries,
-    /// The cache is to keep its size: nothing is moved any more.
-    Ended,
-}
-
-/// State of buckets beyond the end.
-#[derive(Default, Debug)]
-pub(super) struct Evacuation {
-    pace: Pace,
-    /// Buckets that the chain on the device promises to the next start.
-    promised: Vec<BucketNr>,
 }
 
 impl Buckets {

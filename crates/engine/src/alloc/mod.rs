@@ -18,6 +18,7 @@
 //! | [`bucket_value`] | the value of keeping a bucket, learnt from hits |
 //! | [`block_reuse`] | which cached blocks were used again |
 //! | [`evacuation`] | buckets beyond the end of a cache that becomes smaller (A12) |
+//! | [`pace`] | the way in which they are emptied |
 //! | [`freeing`] | buckets that are given up, until they are free |
 //! | [`evict`] | giving buckets up, and what is worth moving before that |
 //! | [`recency`] | how cold each bucket is: bcache's priorities |
@@ -47,6 +48,7 @@ mod fullness;
 mod generations;
 mod no_space;
 pub(crate) mod open_buckets;
+pub(crate) mod pace;
 pub(crate) mod prio_chain;
 pub(crate) mod prio_chain_io;
 mod priority_stats;

@@ -7,7 +7,7 @@ use ubcache_format::BucketNr;
 
 use super::Gc;
 use crate::alloc::data_class::Class;
-use crate::alloc::evacuation::Pace;
+use crate::alloc::pace::Pace;
 use crate::index::extent::Extent;
 use crate::rules::Rule;
 

@@ -22,7 +22,8 @@ use ubcache_format::MIN_BUCKETS;
 
 use super::resize::Resized;
 use super::{CacheSet, Set};
-use crate::alloc::evacuation::{Beyond, Pace};
+use crate::alloc::evacuation::Beyond;
+use crate::alloc::pace::Pace;
 use crate::errors::{EngineError, ShrinkEnd};
 use crate::rules::Rule;
 
