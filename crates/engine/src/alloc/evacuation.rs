@@ -147,6 +147,22 @@ impl Buckets {
         }
     }
 
+    fn count_free(&self, buckets: Range<usize>) -> usize {
+        buckets.filter(|&index| self.role[index] == Role::Free).count()
+    }
+
+    /// Gives up clean buckets among these until `missing` are given up.
+    fn give_up_some(&mut self, buckets: Range<usize>, missing: &mut usize) {
+        for index in buckets {
+            let bucket = BucketNr(index as u32);
+            let clean = self.role[index] == Role::Data && self.may_take(bucket);
+            if *missing > 0 && clean {
+                self.invalidate(bucket);
+                *missing -= 1;
+            }
+        }
+    }
+
     fn look_beyond(&mut self, buckets: Range<usize>, found: &mut Beyond) {
         for index in buckets {
             let (role, bucket) = (self.role[index], BucketNr(index as u32));
@@ -209,6 +225,34 @@ impl<E: Env> Allocator<E> {
         let kept_free = buckets.watermarks_of(end).1 + buckets.restart_reserve();
         fit.needed = beyond.metadata + data + kept_free as u64;
         fit
+    }
+
+    async fn free_before(&self, end: u32) -> usize {
+        let mut free = 0;
+        self.for_buckets(0..end, |part| free += self.buckets.borrow().count_free(part)).await;
+        free
+    }
+
+    /// A12: sees to it that enough buckets before the end are free for nodes and the next chains:
+    /// when no other is given out, nothing becomes free without a chain. Returns the number of
+    /// those that are missing.
+    pub async fn free_below(&self, end: u32) -> Result<u64, EngineError> {
+        let needed = self.buckets.borrow().watermarks_of(end).0;
+        let mut missing = needed.saturating_sub(self.free_before(end).await);
+        if missing == 0 {
+            return Ok(0);
+        }
+        self.for_buckets(0..end, |part| {
+            self.buckets.borrow_mut().give_up_some(part, &mut missing);
+        })
+        .await;
+        match self.write_prios().await {
+            Ok(()) | Err(EngineError::NoSpace(_)) => {}
+            Err(error) => return Err(error),
+        }
+        // Two chains at a time, and nodes.
+        let least = 4 * self.context.geometry.prio_buckets() as usize + 14;
+        Ok(least.saturating_sub(self.free_before(end).await) as u64)
     }
 
     /// A12: gives out no bucket from this one on any more.

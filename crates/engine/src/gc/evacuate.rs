@@ -1,12 +1,14 @@
 //! Nodes without pointers beyond the end of a cache that becomes smaller (A12). A key that is stale
 //! is refused by a start, and by the driver, if it points to a bucket that there is not.
 
+use std::cell::Cell;
+
 use ubcache_env::Env;
 use ubcache_format::Pointer;
 
 use super::Gc;
 use crate::errors::EngineError;
-use crate::index::extent::{FIRST, LAST};
+use crate::index::extent::{FIRST, LAST, Position};
 
 impl<E: Env> Gc<E> {
     /// Writes every interior node anew that is beyond the end, or has a pointer there in its log.
@@ -37,31 +39,33 @@ impl<E: Env> Gc<E> {
     }
 
     /// Everything beyond the end is evacuated. Writes all nodes anew whose logs may have pointers
-    /// there, and waits until a start reads no record that has one.
+    /// there, and waits until a start reads no record that has one. `at`: the leaves before it are
+    /// written anew already.
     ///
     /// # Errors
-    /// `go_on` returns one; a device fails.
+    /// `go_on` returns one; a device fails; there is no bucket for a node, and it may be tried
+    /// again.
     pub async fn forget_beyond(
         &self,
+        at: &Cell<Position>,
         go_on: impl Fn() -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         let _one = self.running.lock().await;
         let upto = self.journal.open_seq();
         // Nodes that are replaced from here on lose stale keys: their generations are durable.
         self.index.replacements_end().await;
-        let mut at = FIRST;
-        while at != LAST {
+        while at.get() != LAST {
             go_on()?;
-            let leaf = self.index.leaf_after(at);
+            let leaf = self.index.leaf_after(at.get());
             self.index.load_leaf(&leaf).await?;
             if leaf.body().is_none() {
                 self.context.env.mark("gc_leaf_gone");
                 continue;
             }
-            self.maintain(at, &leaf, true).await?;
+            self.maintain(at.get(), &leaf, true).await?;
             if leaf.is_retired() {
                 // Whoever replaced it; it may have been merged with those behind it.
-                at = leaf.end.max(self.index.leaf_after(at).end);
+                at.set(leaf.end.max(self.index.leaf_after(at.get()).end));
             }
             self.context.env.yield_now().await;
         }

@@ -25,10 +25,13 @@ use super::{CacheSet, Set};
 use crate::alloc::evacuation::Beyond;
 use crate::alloc::pace::Pace;
 use crate::errors::{EngineError, ShrinkEnd};
+use crate::index::extent::{FIRST, Position};
 use crate::rules::Rule;
 
 /// Rounds in a row that may bring nothing.
 const IDLE_ROUNDS_MAX: u32 = 100;
+/// Rounds in a row in which nodes that are written anew find no bucket.
+const FULL_ROUNDS_MAX: u32 = 10;
 /// Pause after such a round: readers and writes that hold a bucket end meanwhile.
 const PAUSE: Nanos = Nanos::from_millis(100);
 
@@ -50,6 +53,8 @@ pub struct CacheShrink<E: Env> {
     before: u32,
     after: u32,
     cancelled: Cell<bool>,
+    /// Leaves before this were written anew, without pointers beyond the end.
+    anew_to: Cell<Position>,
     /// The superblock is being written, or was.
     switches: Cell<bool>,
 }
@@ -95,9 +100,24 @@ impl<E: Env> CacheSet<E> {
             set.shrinks.set(false);
             return Err(error);
         }
+        // The next chain, and nodes, find buckets before the end.
+        match set.allocator.free_below(after).await {
+            Ok(0) => {}
+            other => {
+                set.shrinks.set(false);
+                let needed = other?;
+                return Err(EngineError::DoesNotFit { needed: needed * bucket, room: 0 });
+            }
+        }
         set.allocator.close_beyond(after).await;
-        let (cancelled, switches) = (Cell::new(false), Cell::new(false));
-        Ok(CacheShrink { set: set.clone(), before, after, cancelled, switches })
+        Ok(CacheShrink {
+            set: set.clone(),
+            before,
+            after,
+            cancelled: Cell::new(false),
+            anew_to: Cell::new(FIRST),
+            switches: Cell::new(false),
+        })
     }
 }
 
@@ -158,7 +178,8 @@ impl<E: Env> CacheShrink<E> {
             }
             idle = if before == Some(beyond) { idle + 1 } else { 0 };
             before = Some(beyond);
-            if idle >= IDLE_ROUNDS_MAX {
+            let most = if done { FULL_ROUNDS_MAX } else { IDLE_ROUNDS_MAX };
+            if idle >= most {
                 return Err(EngineError::ShrinkEnded(self.obstacle(beyond)));
             }
             if idle > 0 {
@@ -172,7 +193,9 @@ impl<E: Env> CacheShrink<E> {
     fn obstacle(&self, beyond: Beyond) -> ShrinkEnd {
         let geometry = &self.set.context.geometry;
         let dirty = beyond.dirty * ubcache_format::SECTOR_BYTES;
-        let metadata = beyond.metadata * geometry.bucket_bytes();
+        // With nothing left, a node that was to be written anew found no bucket.
+        let nodes = if beyond.buckets == 0 { 1 } else { beyond.metadata };
+        let metadata = nodes * geometry.bucket_bytes();
         match dirty + metadata {
             0 => ShrinkEnd::InUse(beyond.buckets * geometry.bucket_bytes()),
             _ => ShrinkEnd::NoRoom { dirty, metadata },
@@ -222,7 +245,7 @@ impl<E: Env> CacheShrink<E> {
         if !self.set.context.keeps(Rule::A12NodesWrittenAnew) {
             return Ok(true);
         }
-        match self.set.gc.forget_beyond(|| self.goes_on()).await {
+        match self.set.gc.forget_beyond(&self.anew_to, || self.goes_on()).await {
             Ok(()) => Ok(true),
             Err(EngineError::NoSpace(_)) => Ok(false),
             Err(error) => Err(error),
