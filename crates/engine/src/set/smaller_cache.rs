@@ -242,10 +242,11 @@ impl<E: Env> CacheShrink<E> {
 
     /// False: there was no bucket for a node.
     async fn forget_beyond(&self) -> Result<bool, EngineError> {
-        if !self.set.context.keeps(Rule::A12NodesWrittenAnew) {
-            return Ok(true);
-        }
-        match self.set.gc.forget_beyond(&self.anew_to, || self.goes_on()).await {
+        let forgotten = match self.set.context.keeps(Rule::A12NodesWrittenAnew) {
+            true => self.set.gc.forget_beyond(&self.anew_to, || self.goes_on()).await,
+            false => Ok(()),
+        };
+        match forgotten {
             Ok(()) => Ok(true),
             Err(EngineError::NoSpace(_)) => Ok(false),
             Err(error) => Err(error),
