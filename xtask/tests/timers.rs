@@ -67,7 +67,7 @@ const SLEEPS: &[(&str, &str, &str)] = &[
         "the system does not say when it has memory again",
     ),
     (
-        "counted_device.rs",
+        "counted_device/successor.rs",
         "match first(request, self.env.sleep(SUCCESSOR_PATIENCE)).await {",
         "clients wait no longer than that for the disk that their volume moves to",
     ),
@@ -78,9 +78,14 @@ const SLEEPS: &[(&str, &str, &str)] = &[
          writeback and evictions make room",
     ),
     (
-        "set/move_backing.rs",
+        "set/move_copy.rs",
         "context.env.sleep(MEMORY_RETRY_INTERVAL).await;",
         "the system does not say when it has memory again",
+    ),
+    (
+        "set/move_copy.rs",
+        "first(woken, env.sleep(wait)).await;",
+        "a limit of bytes a second is a wait; another limit and the end of the move wake it",
     ),
     (
         "request/read/ahead.rs",
