@@ -17,7 +17,7 @@ use ubcache_nbd::Exports;
 use super::names::{choices, names_among, names_of};
 use crate::config::ServeConfig;
 use crate::failure::Failure;
-use crate::open::precheck::{Down, Member, Members, dirty_without_cache, make_for};
+use crate::open::precheck::{Down, Member, Members, dirty_without_cache};
 use crate::open::refusal::{engine_failure, member_failure};
 use crate::open::target::missing_room;
 use crate::served::backing::{Backing, open_backing, say_witness};
@@ -75,7 +75,7 @@ pub(super) async fn open<W: World>(
         set.remember(&state.attributes).unwrap_or_else(not_kept);
     }
     if no_cache.is_none() {
-        say_unused(&members.cache_path, &served, &names, &set);
+        say_unused(&members.cache_path, &set);
     }
     set.taken_over().into_iter().for_each(say_taken_over);
     set.kept_state().into_iter().for_each(say_kept);
@@ -359,25 +359,15 @@ async fn refuse<W: World, T>(set: &CacheSet<W>, why: Failure) -> Result<T, Failu
     Err(why)
 }
 
-/// Logs a cache device that is longer than the set.
-fn say_unused<W: World>(path: &Path, members: &[&Member], names: &[String], set: &CacheSet<W>) {
+/// Logs a cache device that is longer than the set: it has grown, or the set became smaller.
+fn say_unused<W: World>(path: &Path, set: &CacheSet<W>) {
     let unused = set.unused_bytes();
     if unused > 0 {
-        let each = |word: &str| {
-            let commands = names.iter().map(|name| format!("`ubcache {word} {name}`"));
-            commands.collect::<Vec<_>>().join("; ")
-        };
-        let (detach, attach) = (each("detach"), each("attach"));
-        let superblocks = members.iter().map(|member| &member.superblock);
-        let smallest = superblocks.min_by_key(|superblock| superblock.block_sectors);
-        let Some(smallest) = smallest else { return };
-        let make = make_for(smallest, &path.display().to_string());
         tracing::info!(
             cache = %path.display(),
             bytes = unused,
-            "the cache device is longer than when the set was made; to use all of it, make it \
-             again: {detach}; `ubcache stop`; `{make} --wipe-bcache`; serve as before, and then: \
-             {attach}"
+            "the cache device is longer than the set; to use all of it: `ubcache resize --cache`, \
+             then `ubcache upgrade`"
         );
     }
 }
