@@ -165,7 +165,7 @@ impl Io {
     /// Puts memory under a number that was taken, or takes it away from there.
     ///
     /// # Safety
-    /// As [`Ring::put_memory`] says.
+    /// The same as for [`Ring::put_memory`].
     pub(crate) unsafe fn put_memory(
         &self,
         number: u16,

@@ -197,7 +197,7 @@ impl Core {
     /// Puts memory under a number that was taken, or takes it away from there.
     ///
     /// # Safety
-    /// As [`crate::ring::Ring::put_memory`] says.
+    /// The same as for [`crate::ring::Ring::put_memory`].
     pub(crate) unsafe fn put_memory(
         &self,
         number: u16,
