@@ -8,7 +8,7 @@ use ubcache_format::Pointer;
 
 use super::Gc;
 use crate::errors::EngineError;
-use crate::index::extent::{FIRST, LAST, Position};
+use crate::index::extent::{LAST, Position};
 
 impl<E: Env> Gc<E> {
     /// Writes every interior node anew that is beyond the end, or has a pointer there in its log.
@@ -17,25 +17,15 @@ impl<E: Env> Gc<E> {
             let buckets = self.allocator.buckets();
             buckets.is_beyond(buckets.bucket_of(pointer))
         };
-        let mut level = 1;
-        while level <= usize::from(self.index.root_level())
-            && self.allocator.buckets().end() < self.context.geometry.buckets
-        {
-            let mut at = FIRST;
-            while let Some((end, beyond)) = self.index.interior_with(level, at, is_beyond) {
-                if beyond {
-                    self.index.rewrite_interior(level, end).await?;
-                    self.context.env.mark("interior_moved_below");
-                }
-                at = end;
-                self.context.env.yield_now().await;
-                if self.context.is_ending() {
-                    return Ok(());
-                }
+        let shrinks = self.allocator.buckets().end() < self.context.geometry.buckets;
+        self.rewrite_interior(|level, at| {
+            let found = shrinks.then(|| self.index.interior_with(level, at, is_beyond)).flatten();
+            if found.is_some_and(|(_, beyond)| beyond) {
+                self.context.env.mark("interior_moved_below");
             }
-            level += 1;
-        }
-        Ok(())
+            found
+        })
+        .await
     }
 
     /// Everything beyond the end is evacuated. Writes all nodes anew whose logs may have pointers

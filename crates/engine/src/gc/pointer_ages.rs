@@ -16,13 +16,28 @@ impl<E: Env> Gc<E> {
         &self,
         oldest: &mut [Generation],
     ) -> Result<(), EngineError> {
+        let (counts, anew) = (
+            self.context.keeps(Rule::G1InteriorPointersCount),
+            self.context.keeps(Rule::G2InteriorWrittenAnew),
+        );
+        self.rewrite_interior(|level, at| {
+            let (end, old) = counts.then(|| self.look_at_node(level, at, oldest)).flatten()?;
+            Some((end, old && anew))
+        })
+        .await
+    }
+
+    /// Goes through all interior nodes, level by level. `look` is given a level and a place, and
+    /// says where the next node ends, and whether to write it anew; `None`: the level has no more.
+    pub(super) async fn rewrite_interior(
+        &self,
+        mut look: impl FnMut(usize, Position) -> Option<(Position, bool)>,
+    ) -> Result<(), EngineError> {
         let mut level = 1;
-        while level <= usize::from(self.index.root_level())
-            && self.context.keeps(Rule::G1InteriorPointersCount)
-        {
+        while level <= usize::from(self.index.root_level()) {
             let mut at = FIRST;
-            while let Some((end, old)) = self.look_at_node(level, at, oldest) {
-                if old && self.context.keeps(Rule::G2InteriorWrittenAnew) {
+            while let Some((end, anew)) = look(level, at) {
+                if anew {
                     self.index.rewrite_interior(level, end).await?;
                 }
                 at = end;
