@@ -2,16 +2,14 @@
 
 use std::path::Path;
 
-use ubcache_engine::{CacheSet, EngineError, SetOptions};
+use ubcache_engine::EngineError;
 use ubcache_format::SECTOR_BYTES;
-use ubcache_host::{Host, IoBackend, PageCache};
 
 use super::daemon::Daemon;
-use super::world::{World, open as open_device};
+use super::resize_alone::resize_alone;
+use super::world::World;
 use crate::control::refusal::{Kind, Refusal};
 use crate::failure::Failure;
-use crate::open::refusal::engine_failure;
-use crate::open::superblock::{ExpectedKind, look};
 use crate::size::show_size;
 
 impl<W: World> Daemon<W> {
@@ -44,36 +42,18 @@ impl<W: World> Daemon<W> {
     }
 }
 
-/// Gives a cache whose set is not running the size of its device. The set is started for that,
-/// without its disks, and stopped.
+/// Gives a cache whose set is not running the size of its device.
 pub fn grow_cache_of(path: &Path) -> Result<String, Failure> {
-    look(path, ExpectedKind::Cache)?;
-    let host = Host::new(IoBackend::Auto)
-        .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
-    let env = host.env();
-    host.block_on(async {
-        let opened = open_device(&env, path, PageCache::Needed).await;
-        let file = opened.map_err(|failure| {
-            failure.more_advice("Of a set that runs: ubcache resize --cache, without -C")
-        })?;
-        // Data that the driver may have left stale is dropped, as at every start: the next one
-        // takes this for the last run.
-        let opened =
-            Box::pin(CacheSet::open(env.clone(), file.into(), SetOptions::default())).await;
-        let set = opened.map_err(|error| engine_failure(path, &error))?;
-        let grows = set.grow_at_stop().await;
-        let stopped = Box::pin(set.stop()).await.map_err(|error| engine_failure(path, &error));
-        let grown = grows.map_err(|error| {
-            let failure = Failure::refused(path, &error);
-            match error {
-                EngineError::NoMoreBuckets { .. } => {
-                    failure.advice("make the device larger first; smaller: --size SIZE")
-                }
-                _ => failure,
+    let grown = resize_alone(path, "ubcache resize --cache", async |set| set.grow_at_stop().await)?;
+    let grown = grown.map_err(|error| {
+        let failure = Failure::refused(path, &error);
+        match error {
+            EngineError::NoMoreBuckets { .. } => {
+                failure.advice("make the device larger first; smaller: --size SIZE")
             }
-        })?;
-        stopped?;
-        let (before, after) = (grown.before * SECTOR_BYTES, grown.after * SECTOR_BYTES);
-        Ok(format!("{}: {}, before {}", path.display(), show_size(after), show_size(before)))
-    })
+            _ => failure,
+        }
+    })?;
+    let (before, after) = (grown.before * SECTOR_BYTES, grown.after * SECTOR_BYTES);
+    Ok(format!("{}: {}, before {}", path.display(), show_size(after), show_size(before)))
 }

@@ -32,6 +32,7 @@
 //! | [`request_report`] | the part of the report that is about requests |
 //! | [`report`] | the object of `status --json` |
 //! | `resize` | volumes whose disks have another size than before |
+//! | `resize_alone` | a cache whose set does not run, and which gets another size |
 //! | `returning` | remote disks whose server was not there at the start |
 //! | `scrub` | comparison of clean cached data with the disks |
 //! | [`scrub_report`] | the part of the report that is about scrubs |
@@ -73,6 +74,7 @@ pub mod process;
 pub mod report;
 pub mod request_report;
 mod resize;
+mod resize_alone;
 pub(crate) mod returning;
 mod scrub;
 pub mod scrub_report;

@@ -4,19 +4,17 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use ubcache_engine::{CacheSet, EngineError, Resized, SetOptions, ShrinkEnd};
+use ubcache_engine::{EngineError, Resized, ShrinkEnd};
 use ubcache_env::Priority;
 use ubcache_env::local::Event;
 use ubcache_format::SECTOR_BYTES;
-use ubcache_host::{Host, IoBackend, PageCache};
 
 use super::daemon::Daemon;
+use super::resize_alone::resize_alone;
 use super::shrinking::Shrinking;
-use super::world::{World, open as open_device};
+use super::world::World;
 use crate::control::refusal::{Kind, Refusal};
 use crate::failure::Failure;
-use crate::open::refusal::engine_failure;
-use crate::open::superblock::{ExpectedKind, look};
 use crate::size::show_size;
 
 impl<W: World> Daemon<W> {
@@ -123,34 +121,18 @@ impl<W: World> Daemon<W> {
     }
 }
 
-/// Makes the cache of a set that is not running smaller. The set is started for that, without its
-/// disks, and stopped.
+/// Makes the cache of a set that is not running smaller.
 pub fn shrink_cache_of(path: &Path, bytes: u64) -> Result<String, Failure> {
-    look(path, ExpectedKind::Cache)?;
-    let host = Host::new(IoBackend::Auto)
-        .map_err(|error| Failure::usage("UBCACHE_IO", format_args!("can't start I/O: {error}")))?;
-    let env = host.env();
-    host.block_on(async {
-        let opened = open_device(&env, path, PageCache::Needed).await;
-        let file = opened.map_err(|failure| {
-            failure.more_advice("Of a set that runs: ubcache resize --cache SIZE, without -C")
-        })?;
-        let opened =
-            Box::pin(CacheSet::open(env.clone(), file.into(), SetOptions::default())).await;
-        let set = opened.map_err(|error| engine_failure(path, &error))?;
-        let shrunk = match Box::pin(set.begin_shrink(bytes)).await {
-            Ok(shrink) => Box::pin(shrink.run()).await,
-            Err(error) => Err(error),
-        };
-        let stopped = Box::pin(set.stop()).await.map_err(|error| engine_failure(path, &error));
-        let resized = shrunk.map_err(|error| {
-            let (said, advice) = words(&error);
-            let failure = Failure::refused(path, said);
-            advice.into_iter().fold(failure, |failure, advice| failure.advice(advice))
-        })?;
-        stopped?;
-        Ok(smaller(path, resized))
-    })
+    let shrunk = resize_alone(path, "ubcache resize --cache SIZE", async |set| {
+        let shrink = Box::pin(set.begin_shrink(bytes)).await?;
+        Box::pin(shrink.run()).await
+    })?;
+    let resized = shrunk.map_err(|error| {
+        let (said, advice) = words(&error);
+        let failure = Failure::refused(path, said);
+        advice.into_iter().fold(failure, |failure, advice| failure.advice(advice))
+    })?;
+    Ok(smaller(path, resized))
 }
 
 /// Words about a cache that is smaller now.
