@@ -166,6 +166,7 @@ impl Io {
     ///
     /// # Safety
     /// The same as for [`Ring::put_memory`].
+    #[cfg(feature = "testing")]
     pub(crate) unsafe fn put_memory(
         &self,
         number: u16,

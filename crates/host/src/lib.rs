@@ -31,7 +31,7 @@
 //! | `op` | one I/O in flight: request, progress, who waits |
 //! | `ring` | the io_uring backend |
 //! | `places` | numbers by which the ring knows memory of others |
-//! | [`registered`] | [`RegisteredMemory`]: memory of this process as that of a requester |
+//! | `registered` | memory of this process as that of a requester, for tests |
 //! | `poller`, `workers` | the fallback backend; `workers` also runs blocking calls and copies from the page cache for `ring` |
 //! | `limits` | what a file or device is like: size, blocks, alignment |
 //! | `mapping` | memory that a file or a driver shares |
@@ -69,6 +69,7 @@ mod places;
 mod poller;
 mod queue;
 pub mod reactor;
+#[cfg(feature = "testing")]
 pub mod registered;
 mod ring;
 pub mod signal;
@@ -88,6 +89,7 @@ pub use kept::{HostKept, KeptError};
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};
 pub use passed::{HostBell, HostChannel};
 pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
+#[cfg(feature = "testing")]
 pub use registered::RegisteredMemory;
 pub use signal::Signal;
 pub use socket::{

@@ -32,6 +32,7 @@ impl Mapping {
     }
 
     /// Maps `len` bytes of new memory at an address below 4 GiB.
+    #[cfg(feature = "testing")]
     pub(crate) fn low(len: usize) -> io::Result<Mapping> {
         const STEP: usize = 256 << 20;
         let protection = libc::PROT_READ | libc::PROT_WRITE;

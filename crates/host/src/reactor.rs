@@ -198,6 +198,7 @@ impl Core {
     ///
     /// # Safety
     /// The same as for [`crate::ring::Ring::put_memory`].
+    #[cfg(feature = "testing")]
     pub(crate) unsafe fn put_memory(
         &self,
         number: u16,

@@ -91,6 +91,7 @@ impl Ring {
     ///
     /// # Safety
     /// The memory stays where it is until it is taken away, and reads to it have ended by then.
+    #[cfg(feature = "testing")]
     pub(crate) unsafe fn put_memory(
         &self,
         number: u16,
