@@ -117,9 +117,10 @@ impl Buckets {
         let restart = std::mem::take(&mut self.restart);
         self.work.add(restart.len());
         for bucket in restart {
-            match self.evacuates(bucket) {
-                true => self.evacuation.promised.push(bucket),
-                false => self.restart.push(bucket),
+            if self.evacuates(bucket) {
+                self.evacuation.promised.insert(bucket);
+            } else {
+                self.restart.push(bucket);
             }
         }
         // They wait for nothing any more (see [`Buckets::settle_pending`]).
@@ -190,8 +191,8 @@ impl Buckets {
     fn open_again(&mut self, buckets: Range<usize>) {
         for index in buckets {
             let bucket = BucketNr(index as u32);
-            let promised = self.evacuation.promised.contains(&bucket);
-            if self.role[index] == Role::Evacuated && !promised {
+            let evacuated = self.role[index] == Role::Evacuated;
+            if evacuated && !self.evacuation.promised.contains(&bucket) {
                 self.set_free(bucket);
             }
         }

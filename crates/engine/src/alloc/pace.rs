@@ -1,5 +1,7 @@
 //! State of the buckets beyond the end of a cache that becomes smaller (A12).
 
+use std::collections::BTreeSet;
+
 use ubcache_format::BucketNr;
 
 /// The way in which dirty data beyond the end is moved.
@@ -19,5 +21,5 @@ pub(crate) enum Pace {
 pub(crate) struct Evacuation {
     pub pace: Pace,
     /// Buckets that the chain on the device promises to the next start.
-    pub promised: Vec<BucketNr>,
+    pub promised: BTreeSet<BucketNr>,
 }
