@@ -13,8 +13,14 @@ use super::suite::OPTIMIZED;
 
 const LOADS: &[&str] =
     &["hit", "hot-hit", "ublk-hit", "miss", "write", "write-clean", "write-through"];
-/// Loads of `ubcache-bench guest`, vhost-user-blk without an engine, and requests at a time.
-const GUEST: [(&str, &str); 2] = [("guest-hit", "1"), ("guest-hits", "32")];
+/// Loads of frontends, by command of `ubcache-bench`, and requests at a time: vhost-user-blk without
+/// an engine, and NBD with one.
+const FRONTENDS: [(&str, &str, &str); 4] = [
+    ("guest-hit", "guest", "1"),
+    ("guest-hits", "guest", "32"),
+    ("nbd-hit", "served", "1"),
+    ("nbd-hits", "served", "32"),
+];
 /// A count may differ by this share from the one in the file.
 const TOLERANCE: f64 = 0.02;
 
@@ -102,9 +108,9 @@ fn count(cargo: &str) -> Option<BTreeMap<String, f64>> {
     engine.extend(["--requests", "10000"]);
     engine.extend(LOADS.iter().flat_map(|load| ["--load", load]));
     let mut counts = counted(cargo, &engine, LOADS)?;
-    for (load, depth) in GUEST {
-        let guest = ["guest", "--instructions", "--requests", "10000", "--depth", depth];
-        counts.extend(counted(cargo, &guest, &[load])?);
+    for (load, command, depth) in FRONTENDS {
+        let arguments = [command, "--instructions", "--requests", "10000", "--depth", depth];
+        counts.extend(counted(cargo, &arguments, &[load])?);
     }
     Some(counts)
 }

@@ -54,7 +54,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The engine alone is measured in a world of its own.
     (
         "ubcache-bench",
-        &["ubcache-format", "ubcache-env", "ubcache-engine", "ubcache-ublk", "ubcache-vhost"],
+        &[
+            "ubcache-format",
+            "ubcache-env",
+            "ubcache-engine",
+            "ubcache-nbd",
+            "ubcache-ublk",
+            "ubcache-vhost",
+        ],
     ),
     (
         "ubcache-torture",
@@ -79,8 +86,6 @@ const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("ubcache-vhost", &["ubcache-host"]),
     ("ubcache-tls", &["ubcache-sim"]),
     ("ubcache-objects", &["ubcache-host", "ubcache-sim"]),
-    // The server's allocations are counted together with the engine's.
-    ("ubcache-bench", &["ubcache-nbd"]),
 ];
 
 /// Crates that make a world: the engine and all below it must not see them.

@@ -8,10 +8,24 @@ use crate::engine::Load;
 
 /// Instructions of a request of a guest, as [`count`], which makes so many at a time.
 pub fn count_of_guest(requests: u64, depth: u16, out: Option<&Path>) -> Result<f64, String> {
-    let requests = requests / u64::from(depth) * u64::from(depth);
-    under_callgrind(requests, out, |command| {
-        command.args(["guest", "--requests", &requests.to_string()]);
-        command.args(["--depth", &depth.to_string()]);
+    count_in_batches("guest", requests, u64::from(depth), out)
+}
+
+/// Instructions of a request by NBD, the same way.
+pub fn count_served(requests: u64, depth: u64, out: Option<&Path>) -> Result<f64, String> {
+    count_in_batches("served", requests, depth, out)
+}
+
+fn count_in_batches(
+    command: &str,
+    requests: u64,
+    depth: u64,
+    out: Option<&Path>,
+) -> Result<f64, String> {
+    let requests = requests / depth * depth;
+    under_callgrind(requests, out, |bench| {
+        bench.args([command, "--requests", &requests.to_string()]);
+        bench.args(["--depth", &depth.to_string()]);
     })
 }
 

@@ -20,6 +20,7 @@
 //! | [`polls`] | the longest poll, in a cache of any size |
 //! | [`engine`] | loads for the engine in that world, and their cost |
 //! | [`guest`] | reads of a virtual machine, without the engine |
+//! | [`served`] | reads by NBD, the server and the engine without sockets |
 //! | [`instructions`] | the same counted in instructions |
 //! | [`amplification`] | bytes written to the cache device, counted |
 //! | [`suite`] | everything in docs/generated/performance.md |
@@ -43,6 +44,7 @@ pub mod null;
 pub mod polls;
 pub mod random;
 pub mod report;
+pub mod served;
 pub mod suite;
 pub mod through_engine;
 pub mod trace;

@@ -52,6 +52,8 @@ enum Command {
     Polls(commands::polls::Args),
     /// Measure the cost of vhost-user-blk alone: reads of 4 KiB of a guest
     Guest(commands::guest::Args),
+    /// Measure the cost of read hits of 4 KiB by NBD, without sockets and devices
+    Served(commands::served::Args),
     /// Load an NBD server: throughput, latency, processor time
     Nbd(commands::nbd::Args),
     /// Serve memory over NBD: the least that a server costs
@@ -152,6 +154,7 @@ fn main() -> ExitCode {
         Command::Engine(arguments) => commands::engine::run(&arguments),
         Command::Polls(arguments) => commands::polls::run(&arguments),
         Command::Guest(arguments) => commands::guest::run(&arguments),
+        Command::Served(args) => commands::served::run(&args),
         Command::Nbd(arguments) => commands::nbd::run(&arguments),
         Command::Suite(arguments) => commands::suite::run(&arguments),
         Command::MemoryServer(arguments) => commands::nbd::serve_memory(&arguments),

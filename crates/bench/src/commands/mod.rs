@@ -4,4 +4,5 @@ pub mod engine;
 pub mod guest;
 pub mod nbd;
 pub mod polls;
+pub mod served;
 pub mod suite;

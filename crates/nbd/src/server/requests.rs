@@ -1,6 +1,6 @@
 //! Receives requests, checks them, starts them (*Transmission phase*).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ubcache_env::bytes::ByteRange;
@@ -16,7 +16,7 @@ use super::pace::Pace;
 use super::replies::{Body, Failure, Outbox, Reply};
 use super::shares::{Share, Turn};
 use super::watch::Watch;
-use super::workers::{Job, Workers};
+use super::workers::{Begin, Job, Workers};
 use super::{ServeError, ServerOptions};
 use crate::proto::constants::{MAX_PAYLOAD_BYTES, cmd_flag};
 use crate::proto::{Command, ErrorCode, Request, ServerDecoder, ServerEvent};
@@ -31,6 +31,10 @@ const PIECE_BYTES: usize = 256 << 10;
 const CACHE_BYTES: u64 = 1 << 20;
 /// Memory that the longest answer to `BLOCK_STATUS` takes, in all contexts.
 const STATUS_BYTES: u64 = 8 * (MAX_EXTENTS * Context::ALL.len()) as u64;
+
+/// Requests are carried out where they are received up to so many bytes, those of one batch
+/// together: then other connections have their turn.
+const AT_ONCE_BYTES: u64 = 128 << 10;
 
 /// A longer request counts as so many bytes that a volume has to do.
 const SERVICE_BYTES_MAX: u64 = 4 << 20;
@@ -58,6 +62,8 @@ pub(super) struct Connection<V> {
     handover: Rc<Handover>,
     /// The refused write whose payload is still to come, from or for another server.
     refused: RefCell<Option<Refused>>,
+    /// Bytes of requests that were carried out at once since more was received.
+    at_once: Cell<u64>,
 }
 
 impl<V: Volume> Connection<V> {
@@ -86,12 +92,23 @@ impl<V: Volume> Connection<V> {
             watch: options.watch.clone(),
             handover: options.handover.clone(),
             refused: RefCell::new(session.refused),
+            at_once: Cell::new(0),
         }
     }
 
     /// Takes the refused write whose payload is still to come.
     pub(super) fn take_refused(&self) -> Option<Refused> {
         self.refused.take()
+    }
+
+    /// The moment at which a request with so many bytes begins.
+    fn begin(&self, bytes: u64) -> Begin {
+        let at_once = self.at_once.get() + bytes;
+        if at_once > AT_ONCE_BYTES {
+            return Begin::InTurn;
+        }
+        self.at_once.set(at_once);
+        Begin::Now
     }
 
     /// A message is being received.
@@ -224,6 +241,7 @@ async fn refill<S: Stream, V: Volume>(
     input: &mut Input<S>,
     decoder: &ServerDecoder,
 ) -> Result<bool, ServeError> {
+    connection.at_once.set(0);
     if !decoder.is_mid_message() {
         return Ok(input.refill().await?);
     }
@@ -285,7 +303,8 @@ async fn start<E: Env, S: Stream, V: Volume>(
         }
     };
     let turn = Turn::of(&connection.service, content.min(SERVICE_BYTES_MAX)).await;
-    connection.workers.start(env, connection, Job { request, range, payload, reservation, turn });
+    let job = Job { request, range, payload, reservation, turn };
+    connection.workers.start(env, connection, job, connection.begin(content));
     Ok(())
 }
 

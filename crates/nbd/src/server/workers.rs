@@ -1,10 +1,15 @@
 //! A pool of tasks that carry requests out, each one at a time.
 //!
 //! A new task for every request would have to be allocated and moved, and it is large: it has room
-//! for the longest wait of a write.
+//! for the longest wait of a write. An idle worker is polled where the request was received, with
+//! the waker of its own task: what needs no waiting, most hits, is carried out without a turn of
+//! the executor, and the task is woken only by what it waits for.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
 
 use ubcache_env::bytes::{self, ByteRange};
 use ubcache_env::{Env, IoVec, Priority, SectorRange, Volume};
@@ -31,21 +36,77 @@ pub(super) struct Job {
     pub(super) turn: Turn,
 }
 
+/// The moment at which a job begins.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Begin {
+    /// Before [`Workers::start`] returns, if a worker is idle.
+    Now,
+    /// When the executor comes to it: other connections have their turn before.
+    InTurn,
+}
+
 /// A worker's slot for its next job.
 #[derive(Debug, Default)]
-struct WorkerSlot {
+struct JobSlot {
     job: RefCell<Option<Job>>,
     changed: Signal,
 }
 
+/// A task that carries out jobs. The task owns it.
+struct Worker {
+    slot: Rc<JobSlot>,
+    /// Its loop over jobs. None: it has ended.
+    work: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
+    /// Waker of the task, once that has been polled.
+    task: RefCell<Option<Waker>>,
+}
+
+impl Worker {
+    /// A poll by its own task.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+        drop(task);
+        self.advance(cx)
+    }
+
+    /// A poll by another task. Wakes its own one if the worker ends.
+    fn poll_now(&self) {
+        let task = self.task.borrow();
+        let Some(waker) = &*task else { return self.slot.changed.wake() };
+        if self.advance(&mut Context::from_waker(waker)).is_ready() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn advance(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut work = self.work.borrow_mut();
+        if let Some(running) = &mut *work
+            && running.as_mut().poll(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
+        *work = None;
+        Poll::Ready(())
+    }
+}
+
 /// The workers of a connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Workers {
     /// Idle workers. LIFO, so that the worker with warm memory is reused.
-    idle: RefCell<Vec<Rc<WorkerSlot>>>,
+    idle: RefCell<Vec<Weak<Worker>>>,
     running: Cell<usize>,
     ending: Cell<bool>,
     ended: Signal,
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").field("running", &self.running).finish_non_exhaustive()
+    }
 }
 
 impl Workers {
@@ -55,25 +116,35 @@ impl Workers {
         env: &E,
         connection: &Rc<Connection<V>>,
         job: Job,
+        begin: Begin,
     ) {
-        let free = self.idle.borrow_mut().pop();
-        let found = free.is_some();
-        let slot = free.unwrap_or_default();
-        *slot.job.borrow_mut() = Some(job);
-        if found {
-            slot.changed.wake();
-        } else {
-            self.running.set(self.running.get() + 1);
-            env.spawn(Priority::Foreground, work(connection.clone(), slot));
+        let idle = self.idle.borrow_mut().pop().and_then(|worker| worker.upgrade());
+        let Some(worker) = idle else { return self.add(env, connection, job) };
+        *worker.slot.job.borrow_mut() = Some(job);
+        match begin {
+            Begin::Now => worker.poll_now(),
+            Begin::InTurn => worker.slot.changed.wake(),
         }
     }
 
+    /// Starts one more worker, with its first job.
+    fn add<E: Env, V: Volume>(&self, env: &E, connection: &Rc<Connection<V>>, job: Job) {
+        self.running.set(self.running.get() + 1);
+        let slot = Rc::new(JobSlot { job: RefCell::new(Some(job)), changed: Signal::default() });
+        let worker = Rc::new_cyclic(|me| Worker {
+            slot: slot.clone(),
+            work: RefCell::new(Some(Box::pin(work(connection.clone(), slot, me.clone())))),
+            task: RefCell::default(),
+        });
+        env.spawn(Priority::Foreground, poll_fn(move |cx| worker.poll(cx)));
+    }
+
     /// A worker is done with its job. `false`: it is not needed any more.
-    fn rest(&self, slot: &Rc<WorkerSlot>) -> bool {
+    fn rest(&self, worker: &Weak<Worker>) -> bool {
         let mut idle = self.idle.borrow_mut();
         let stays = !self.ending.get() && idle.len() < IDLE_MAX;
         if stays {
-            idle.push(slot.clone());
+            idle.push(worker.clone());
         }
         stays
     }
@@ -82,12 +153,12 @@ impl Workers {
     pub(super) async fn end(&self) {
         self.ending.set(true);
         let idle = self.idle.take();
-        idle.iter().for_each(|slot| slot.changed.wake());
+        idle.iter().filter_map(Weak::upgrade).for_each(|worker| worker.slot.changed.wake());
         self.ended.until(|| self.running.get() == 0).await;
     }
 }
 
-async fn work<V: Volume>(connection: Rc<Connection<V>>, slot: Rc<WorkerSlot>) {
+async fn work<V: Volume>(connection: Rc<Connection<V>>, slot: Rc<JobSlot>, worker: Weak<Worker>) {
     let workers = &connection.workers;
     loop {
         slot.changed.until(|| slot.job.borrow().is_some() || workers.ending.get()).await;
@@ -96,7 +167,7 @@ async fn work<V: Volume>(connection: Rc<Connection<V>>, slot: Rc<WorkerSlot>) {
         let body =
             execute(&connection, &request, range, payload).await.unwrap_or_else(Body::Failed);
         drop(turn);
-        let stays = workers.rest(&slot);
+        let stays = workers.rest(&worker);
         connection.outbox.push(Reply { request, body, reservation });
         if !stays {
             break;
