@@ -15,6 +15,10 @@ pub const MARKS: &[(&str, &str)] = &[
     ("world_end_of_16_gib", "a request to the end of a volume of 16 GiB was answered"),
     ("world_beyond_32_bits", "a request to sectors beyond 2^32 was answered"),
     ("world_10000_requests", "10 000 requests are under way at a time"),
+    (
+        "world_carried_out_again",
+        "a write to a block device, under way at the death of a process, was carried out by the next",
+    ),
 ];
 
 /// Sectors of 32 MiB and of 16 GiB.
@@ -33,6 +37,8 @@ pub(crate) struct Reached {
     pub end: u64,
     /// One of them was to the last part of a volume of 16 GiB.
     pub end_of_largest: bool,
+    /// A write of a process that died was carried out by the next one.
+    pub carried_out_again: bool,
 }
 
 impl Reached {
@@ -55,6 +61,7 @@ impl Reached {
             self.end_of_largest,
             self.end > 1 << 32,
             self.requests >= MANY,
+            self.carried_out_again,
         ];
         MARKS.iter().zip(reached).filter(|(_, reached)| *reached).map(|((name, _), _)| *name)
     }

@@ -16,7 +16,7 @@ use ubcache_env::{
 use crate::executor::SimEnv;
 use crate::plan::Frontend;
 pub use nbd::{NbdVolume, is_cut};
-pub use ublk::UblkVolume;
+pub use ublk::{HeldRequest, UblkVolume};
 pub use vhost::VhostVolume;
 
 /// See the module. Sectors are counted from the first one that the plan speaks of.
@@ -78,6 +78,26 @@ impl<V: Volume> Front<V> {
             Way::Ublk(volume) => volume.leave().await,
             Way::Vhost(volume) => volume.leave().await,
         }
+    }
+
+    /// Requests that the next process is to carry out, if this one ends now. Ranges are the
+    /// plan's.
+    pub fn held(&self) -> Vec<HeldRequest> {
+        let Way::Ublk(volume) = &self.way else { return Vec::new() };
+        let mut held = volume.held();
+        for request in held.iter_mut().filter(|request| !request.range.is_empty()) {
+            request.range = request.range.shift(-(self.head as i64));
+        }
+        held
+    }
+
+    /// Carries out a request of the process before. Returns the data of a read.
+    pub async fn carry_out_again(&self, mut held: HeldRequest) -> Result<IoVec, VolumeError> {
+        let Way::Ublk(volume) = &self.way else { unreachable!("only devices hold requests") };
+        if !held.range.is_empty() {
+            held.range = self.there(held.range);
+        }
+        volume.carry_out_again(held).await
     }
 
     /// The bytes of a range, as the volume has it.
@@ -152,9 +172,7 @@ impl<V: Volume> Volume for Front<V> {
             Way::Nbd(volume) => {
                 volume.write(stream, self.there(range), data.copy().into(), fua).await
             }
-            Way::Vhost(volume) => {
-                volume.write(stream, self.there(range), data.copy().into(), fua).await
-            }
+            Way::Vhost(volume) => volume.write_foreign(stream, self.there(range), data, fua).await,
         }
     }
     async fn write_bytes(

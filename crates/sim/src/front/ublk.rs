@@ -22,6 +22,7 @@ use ubcache_ublk::{QueueEnd, QueueOptions, Requests, serve_queue};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::executor::SimEnv;
+use crate::oracle::OpKind;
 use crate::places::Requester;
 use crate::plan::UblkShape;
 
@@ -280,6 +281,31 @@ impl CommandDevice for Handle {
     }
 }
 
+/// A request that a server took with it when it died: the driver gives it to the next one.
+#[derive(Debug)]
+pub struct HeldRequest {
+    queue: usize,
+    op_flags: u32,
+    /// Its range of the volume.
+    pub range: SectorRange,
+    /// Of a write.
+    pub data: Option<Buf>,
+}
+
+impl HeldRequest {
+    /// The request, for one who knows clients.
+    pub fn kind(&self) -> OpKind {
+        let fua = self.op_flags & op_flag::FUA != 0;
+        match self.op_flags as u8 {
+            op::READ => OpKind::Read,
+            op::WRITE => OpKind::Write { fua },
+            op::WRITE_ZEROES => OpKind::Zeroes { fua },
+            op::DISCARD => OpKind::Discard { fua },
+            _ => OpKind::Flush,
+        }
+    }
+}
+
 /// See the module.
 pub struct UblkVolume<V> {
     shape: UblkShape,
@@ -375,6 +401,37 @@ impl<V: Volume> UblkVolume<V> {
         join_all(present.iter().map(|ended| ended.wait())).await;
     }
 
+    /// Requests without an answer.
+    pub fn held(&self) -> Vec<HeldRequest> {
+        let mut held = Vec::new();
+        for (number, queue) in self.queues.iter().enumerate() {
+            let slots = queue.slots.borrow();
+            let waiting = queue.waiting.borrow();
+            let given = slots.iter().filter_map(|slot| slot.request.as_ref());
+            held.extend(given.chain(&*waiting).map(|request| HeldRequest {
+                queue: number,
+                op_flags: request.op_flags,
+                range: request.range,
+                data: request.copy_out(),
+            }));
+        }
+        held
+    }
+
+    /// Has a request of the server before carried out again. Returns the data of a read.
+    pub async fn carry_out_again(&self, held: HeldRequest) -> Result<IoVec, VolumeError> {
+        let HeldRequest { queue, op_flags, range, data } = held;
+        let data = match data {
+            Some(data) => Data::Owned(data.into()),
+            None if op_flags as u8 == op::READ => Data::Wanted(None),
+            None => Data::None,
+        };
+        match self.ask_queue(&self.queues[queue], op_flags, range, data).await? {
+            Data::Wanted(Some(bytes)) => Ok(Buf::from_bytes(&bytes).into()),
+            _ => Ok(IoVec::new()),
+        }
+    }
+
     async fn ask(
         &self,
         client: StreamId,
@@ -383,6 +440,16 @@ impl<V: Volume> UblkVolume<V> {
         data: Data,
     ) -> Result<Data, VolumeError> {
         let queue = &self.queues[client.0 as usize % self.queues.len()];
+        self.ask_queue(queue, op_flags, range, data).await
+    }
+
+    async fn ask_queue(
+        &self,
+        queue: &Queue,
+        op_flags: u32,
+        range: SectorRange,
+        data: Data,
+    ) -> Result<Data, VolumeError> {
         let (result, done, has_place) = (Cell::default(), Event::default(), Cell::default());
         let data = RefCell::new(data);
         let request = Rc::new(Request { op_flags, range, data, has_place, result, done });

@@ -258,6 +258,30 @@ impl Oracle {
         kind: OpKind,
         range: SectorRange,
     ) -> Op {
+        self.begin_with(now, client, (volume, range), kind, None)
+    }
+
+    /// An operation that a crash has cut off is carried out again. A write has these values, one
+    /// for each sector.
+    pub fn begin_again(
+        &mut self,
+        now: Nanos,
+        client: u32,
+        place: (u32, SectorRange),
+        kind: OpKind,
+        values: &[Value],
+    ) -> Op {
+        self.begin_with(now, client, place, kind, Some(values))
+    }
+
+    fn begin_with(
+        &mut self,
+        now: Nanos,
+        client: u32,
+        (volume, range): (u32, SectorRange),
+        kind: OpKind,
+        values: Option<&[Value]>,
+    ) -> Op {
         let client_id = if self.connections.is_some() { 0 } else { client };
         let connection = self.connections.map(|connections| client % connections);
         let id = self.rows.len() as u64;
@@ -280,8 +304,9 @@ impl Oracle {
         if let Some((value, fua)) = write {
             let wrote = &mut state.clients.entry(client_id).or_default().wrote;
             *wrote = Some((wrote.map_or(began, |(first, _)| first), began));
-            for register in registers(state, range) {
-                register.begin_write(id, value, fua);
+            for (index, register) in registers(state, range).iter_mut().enumerate() {
+                let before = values.and_then(|values| values.get(index));
+                register.begin_write(id, before.copied().unwrap_or(value), fua);
             }
         }
         let epoch = self.epoch;

@@ -73,13 +73,13 @@ impl Workload {
         self.oracle.borrow_mut().crash(now, crash);
     }
 
-    fn reach(&self, change: impl FnOnce(&mut Reached)) {
+    pub(super) fn reach(&self, change: impl FnOnce(&mut Reached)) {
         let mut reached = self.reached.get();
         change(&mut reached);
         self.reached.set(reached);
     }
 
-    fn outcome<T>(
+    pub(super) fn outcome<T>(
         &self,
         what: &str,
         volume: u32,

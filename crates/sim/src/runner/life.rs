@@ -15,6 +15,7 @@ impl<S: System> Run<S> {
     pub(super) fn crash(&self, crash: Crash) -> Step {
         let instance = self.instance.take();
         if let Some(instance) = &instance {
+            self.hold_requests(instance);
             self.world.kill(&instance.env);
         }
         drop(instance);
@@ -50,6 +51,9 @@ impl<S: System> Run<S> {
             Crash::Process if kept.is_none() || self.setup.plan.cache_may_fail() => Crash::Host,
             crash => crash,
         };
+        if promised != Crash::Process {
+            self.held.take();
+        }
         self.workload.crashed(self.world.now(), promised);
         match crash {
             Crash::Power => self.inspect_rest("after a power failure"),
@@ -175,7 +179,8 @@ impl<S: System> Run<S> {
                 let heads = self.setup.plan.volumes.iter().map(|volume| volume.head);
                 let volumes = system.volumes().into_iter().zip(heads);
                 let fronts = volumes.map(|volume| Rc::new(self.front(&env, volume)));
-                let fronts = fronts.collect();
+                let fronts: Vec<_> = fronts.collect();
+                self.carry_out_again(&env, &fronts);
                 self.handed_over.set(false);
                 self.starts.set(self.starts.get() + 1);
                 let system = Rc::new(system);

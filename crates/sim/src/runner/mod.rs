@@ -5,10 +5,12 @@
 //! ```
 //!
 //! The clients live in the instance and die with it; what they have not begun is carried on by the
-//! clients of the next instance. The last check reads everything, evicts everything clean, reads
+//! clients of the next instance. What the driver of a block device had of theirs is carried out by
+//! the next process. The last check reads everything, evicts everything clean, reads
 //! everything, flushes, stops or lets the power fail, and reads everything twice again: what is
 //! left must be what was flushed.
 
+mod again;
 mod client;
 mod crashes;
 mod hands;
@@ -30,7 +32,7 @@ use ubcache_objects::StoreRules;
 use crate::crash::Crash;
 use crate::disk::{Counters, Faults, Kept, Outage, SimDisk, ZoneFaults};
 use crate::executor::{SimEnv, SimWorld, WorldConfig, show_time};
-use crate::front::Front;
+use crate::front::{Front, HeldRequest};
 use crate::oracle::{OpKind, Violation};
 use crate::plan::{AfterStart, Control, ControlAction, DriverRun, Plan};
 use crate::rng::Rng;
@@ -222,6 +224,8 @@ struct Run<S: System> {
     handed_over: Cell<bool>,
     /// Draws what is looked at, so that looking does not change the run.
     judge: RefCell<Rng>,
+    /// Requests that a process left to the next one, with their volumes.
+    held: RefCell<Vec<(usize, HeldRequest)>>,
     /// The instance that runs, if any.
     instance: RefCell<Option<Instance<S>>>,
 }
@@ -252,6 +256,7 @@ impl<S: System> Run<S> {
             unplugged: Cell::new(false),
             handed_over: Cell::new(false),
             judge: RefCell::new(Rng::fork(plan.seed, "judge")),
+            held: RefCell::default(),
             instance: RefCell::new(None),
         }
     }

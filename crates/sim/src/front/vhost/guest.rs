@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use ubcache_env::local::Notify;
-use ubcache_env::{Bell, Env, Priority, StreamId, Volume};
+use ubcache_env::local::{Notify, first};
+use ubcache_env::{Bell, Env, ForeignMemory, Nanos, Priority, StreamId, Volume};
 use ubcache_vhost::{Device, InflightRegion, Ring};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -42,6 +42,9 @@ const F_EVENT_IDX: u64 = 1 << 29;
 const F_INDIRECT: u64 = 1 << 28;
 const F_FLUSH: u64 = 1 << 9;
 const F_CONFIG_WCE: u64 = 1 << 11;
+
+/// Time between two changes of the memory of a write, at most.
+const SCRIBBLE_PAUSE_MAX: u64 = 200_000;
 
 /// Status of a request that was carried out.
 pub const OK: u8 = 0;
@@ -171,12 +174,14 @@ impl Guest {
         }
     }
 
-    /// Has a request carried out: its status, and what was read.
+    /// Has a request carried out: its status, and what was read. `changing`: the memory of a write
+    /// changes under it.
     pub async fn request(
         &self,
         client: StreamId,
         what: (u32, u64),
         (out, room): (&[u8], usize),
+        changing: Option<&dyn ForeignMemory>,
     ) -> (u8, Vec<u8>) {
         let queue = &self.queues[client.0 as usize % self.queues.len()];
         let slot = loop {
@@ -196,7 +201,13 @@ impl Guest {
             if queue.answered.borrow_mut().remove(&slot).is_some() {
                 break;
             }
-            changed.await;
+            let Some(memory) = changing else {
+                changed.await;
+                continue;
+            };
+            let pause = Nanos(1 + self.env.random() % SCRIBBLE_PAUSE_MAX);
+            first(changed, self.env.sleep(pause)).await;
+            queue.put_pieces(slot, memory.copy().as_slice(), &pieces);
         }
         let at = queue.slot(slot);
         let mut content = Vec::with_capacity(room);
@@ -265,17 +276,24 @@ impl Queue {
         header.extend(sector.to_le_bytes());
         self.put(at, &header);
         self.put(at + STATUS_AT, &[0xff]);
-        let mut list = vec![(at, HEADER_BYTES as u32, 0)];
-        let mut done = 0;
-        for (place, len) in pieces {
-            if !reads {
-                self.put(at + place, &out[done..done + len]);
-            }
-            done += len;
-            list.push((at + place, *len as u32, if reads { WRITE } else { 0 }));
+        if !reads {
+            self.put_pieces(slot, out, pieces);
         }
+        let flags = if reads { WRITE } else { 0 };
+        let mut list = vec![(at, HEADER_BYTES as u32, 0)];
+        list.extend(pieces.iter().map(|(place, len)| (at + place, *len as u32, flags)));
         list.push((at + STATUS_AT, 1, WRITE));
         list
+    }
+
+    /// Puts the data of a write into its slot.
+    fn put_pieces(&self, slot: u16, data: &[u8], pieces: &[(u64, usize)]) {
+        let mut left = data;
+        for (place, len) in pieces {
+            let (piece, rest) = left.split_at(*len);
+            self.put(self.slot(slot) + place, piece);
+            left = rest;
+        }
     }
 
     fn describe(&self, slot: u16, list: &[(u64, u32, u16)], indirect: bool) {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use ubcache_env::local::Notify;
 use ubcache_env::{
-    BlockStatus, Buf, Env, IoError, IoVec, Priority, Sector, SectorRange, StreamEnd, StreamId,
-    Volume, VolumeError, VolumeInfo,
+    BlockStatus, Buf, Env, ForeignMemory, IoError, IoVec, Priority, Sector, SectorRange, StreamEnd,
+    StreamId, Volume, VolumeError, VolumeInfo,
 };
 use ubcache_vhost::{Device, InflightRegion, Settings};
 use vm_memory::MmapRegion;
@@ -122,8 +122,10 @@ impl<V: Volume> VhostVolume<V> {
         kind: u32,
         sector: u64,
         (out, room): (&[u8], usize),
+        changing: Option<&dyn ForeignMemory>,
     ) -> Result<Vec<u8>, VolumeError> {
-        match self.line.guest.request(client, (kind, sector), (out, room)).await {
+        let asked = self.line.guest.request(client, (kind, sector), (out, room), changing);
+        match asked.await {
             (OK, content) => Ok(content),
             // The status says no more.
             _ => Err(VolumeError::Io(IoError::Os(EIO))),
@@ -135,13 +137,12 @@ impl<V: Volume> VhostVolume<V> {
     async fn ask_durably(
         &self,
         client: StreamId,
-        kind: u32,
-        sector: u64,
-        out: &[u8],
+        (kind, sector): (u32, u64),
+        (out, changing): (&[u8], Option<&dyn ForeignMemory>),
         fua: bool,
     ) -> Result<(), VolumeError> {
         if !fua {
-            return self.ask(client, kind, sector, (out, 0)).await.map(drop);
+            return self.ask(client, kind, sector, (out, 0), changing).await.map(drop);
         }
         // While the monitor is away nobody takes requests, and the switch waits as well.
         while self.line.device.borrow().is_none() {
@@ -149,7 +150,7 @@ impl<V: Volume> VhostVolume<V> {
         }
         self.durable.set(self.durable.get() + 1);
         self.set_writeback(false);
-        let result = self.ask(client, kind, sector, (out, 0)).await;
+        let result = self.ask(client, kind, sector, (out, 0), changing).await;
         self.durable.set(self.durable.get() - 1);
         if self.durable.get() == 0 {
             self.set_writeback(true);
@@ -197,7 +198,7 @@ impl<V: Volume> Volume for VhostVolume<V> {
 
     async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
         let room = range.bytes() as usize;
-        let content = self.ask(stream, kind::IN, range.start.0, (&[], room)).await?;
+        let content = self.ask(stream, kind::IN, range.start.0, (&[], room), None).await?;
         Ok(IoVec::from(Buf::from_bytes(&content)))
     }
 
@@ -209,7 +210,20 @@ impl<V: Volume> Volume for VhostVolume<V> {
         fua: bool,
     ) -> Result<(), VolumeError> {
         let data = data.to_buf();
-        self.ask_durably(stream, kind::OUT, range.start.0, data.as_slice(), fua).await
+        let request = (kind::OUT, range.start.0);
+        self.ask_durably(stream, request, (data.as_slice(), None), fua).await
+    }
+
+    async fn write_foreign(
+        &self,
+        stream: StreamId,
+        range: SectorRange,
+        data: Rc<dyn ForeignMemory>,
+        fua: bool,
+    ) -> Result<(), VolumeError> {
+        let now = data.copy();
+        let request = (kind::OUT, range.start.0);
+        self.ask_durably(stream, request, (now.as_slice(), Some(&*data)), fua).await
     }
 
     async fn write_bytes(
@@ -229,7 +243,7 @@ impl<V: Volume> Volume for VhostVolume<V> {
         range: SectorRange,
         fua: bool,
     ) -> Result<(), VolumeError> {
-        self.ask_durably(stream, kind::DISCARD, 0, &ranges(range, 0), fua).await
+        self.ask_durably(stream, (kind::DISCARD, 0), (&ranges(range, 0), None), fua).await
     }
 
     async fn write_zeroes(
@@ -240,11 +254,11 @@ impl<V: Volume> Volume for VhostVolume<V> {
         may_unmap: bool,
     ) -> Result<(), VolumeError> {
         let list = ranges(range, u32::from(may_unmap));
-        self.ask_durably(stream, kind::WRITE_ZEROES, 0, &list, fua).await
+        self.ask_durably(stream, (kind::WRITE_ZEROES, 0), (&list, None), fua).await
     }
 
     async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        self.ask(stream, kind::FLUSH, 0, (&[], 0)).await.map(drop)
+        self.ask(stream, kind::FLUSH, 0, (&[], 0), None).await.map(drop)
     }
 
     /// The disk itself says so when a connection ends.
