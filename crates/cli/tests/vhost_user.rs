@@ -190,6 +190,29 @@ fn a_path_that_is_taken_and_an_export_that_does_not_exist_are_refused() {
 }
 
 #[test]
+fn a_path_that_is_taken_leaves_the_other_volumes_their_sockets() {
+    each_io("a_path_that_is_taken_of_two", |io, directory| {
+        let (cache, backings) = make_set(directory, &[64, 32], &[]);
+        let (taken, free) = (directory.join("taken.sock"), directory.join("free.sock"));
+        let _other = std::os::unix::net::UnixListener::bind(&taken).expect("a socket");
+        let wanted = [format!("disk0.img={}", text(&taken)), format!("disk1.img={}", text(&free))];
+        let extra = ["--vhost-user", &wanted[0], "--vhost-user", &wanted[1]];
+        let daemon = Daemon::start(io, directory, &cache, &backings, &extra);
+        let mut disk = Disk::connect(&free);
+        disk.write(0, 5);
+        assert!(disk.read(0) == vec![5; BYTES]);
+        drop(disk);
+        daemon.client("disk0.img").write(0, &[7; 4096], true).expect("it is served over NBD");
+        daemon.stop();
+        let log = std::fs::read_to_string(directory.join("serve.log")).expect("a log");
+        let told = |line: &&str| {
+            line.contains("no socket for virtual machines") && line.contains("disk0.img")
+        };
+        assert_eq!(log.lines().filter(told).count(), 1, "{log}");
+    });
+}
+
+#[test]
 fn a_peer_that_speaks_nonsense_is_logged_once_and_the_export_goes_on() {
     each_io("a_peer_that_speaks_nonsense", |io, directory| {
         let (cache, backings) = make_set(directory, &[64], &[]);

@@ -23,9 +23,14 @@ impl<W: World> Daemon<W> {
         self.guest_sockets.borrow().clone()
     }
 
-    /// Listens for the guests of all volumes that get a socket and have none.
+    /// Listens for the guests of all volumes that get a socket and have none. The others go on
+    /// where that fails for one.
+    ///
+    /// # Errors
+    /// An export that there is not is named, or no socket could be made.
     pub(crate) async fn start_guest_sockets(&self) -> Result<(), Failure> {
         let exports: Vec<String> = self.exports.list().into_iter().map(|(name, _)| name).collect();
+        let mut failures = Vec::new();
         for wanted in &self.config.vhost_user {
             let name = match &wanted.export {
                 Some(name) if exports.contains(name) => name,
@@ -38,9 +43,17 @@ impl<W: World> Daemon<W> {
                 },
             };
             let known = self.guest_sockets().iter().any(|known| known.path == wanted.path);
-            if !known {
-                self.start_guest_socket(wanted, name).await?;
+            if !known && let Err(failure) = self.start_guest_socket(wanted, name).await {
+                failures.push((name.clone(), failure));
             }
+        }
+        if self.guest_sockets.borrow().is_empty()
+            && let Some((_, failure)) = failures.pop()
+        {
+            return Err(failure);
+        }
+        for (export, failure) in failures {
+            tracing::error!(target: STATE, export, "no socket for virtual machines: {failure:#}");
         }
         Ok(())
     }
