@@ -61,15 +61,6 @@ fn process_flags(daemon: &Daemon) -> u64 {
     behind_name.split(' ').nth(6).and_then(|flags| flags.parse().ok()).expect("flags")
 }
 
-/// Returns true if the process has CAP_SYS_RESOURCE. Root in a container may be without it.
-fn may_use_resources(daemon: &Daemon) -> bool {
-    const CAP_SYS_RESOURCE: u64 = 1 << 24;
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a line of it");
-    let capabilities = u64::from_str_radix(line.trim(), 16).expect("a hexadecimal number");
-    capabilities & CAP_SYS_RESOURCE != 0
-}
-
 /// Bug: memory that the daemon asked for could wait for a disk that waited for the daemon, where
 /// the kernel of the same machine is its client. Fix: it says that it is one who writes such disks
 /// back, and the kernel does not have it write anything while it asks for memory.
@@ -80,7 +71,7 @@ fn privileged_daemon_is_an_io_flusher() {
     each_io(test, |io, directory| {
         let (cache, backings) = make_set(directory, &[16], &[]);
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
-        if !may_use_resources(&daemon) {
+        if !support::may_use_resources(&daemon.id().to_string()) {
             return skipped(test, "no CAP_SYS_RESOURCE");
         }
         let flags = process_flags(&daemon);

@@ -78,12 +78,13 @@ export = "ublk"
 #[test]
 fn doctor_tells_of_this_machine_for_people_and_for_scripts() {
     let said = must(ubcache().arg("doctor"));
-    for words in ["kernel ", "I/O: ", "block devices (ublk): ", "locked memory: "] {
+    for words in ["kernel ", "I/O: ", "block devices (ublk): ", "I/O flusher ", "locked memory: "] {
         assert!(said.contains(words), "{words} in: {said}");
     }
     let said = must(ubcache().args(["doctor", "--json"]));
     let found: serde_json::Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!(found["ublk"]["available"], has_driver());
+    assert_eq!(found["io_flusher"], support::may_use_resources("self"));
     assert!(["ring", "pool"].contains(&found["io"].as_str().expect("a word")), "{said}");
 }
 

@@ -14,6 +14,11 @@ pub fn become_io_flusher() -> io::Result<()> {
     sys::set_io_flusher()
 }
 
+/// Returns true if the calling thread is one ([`become_io_flusher`]). An error: it may not be.
+pub fn is_io_flusher() -> io::Result<bool> {
+    sys::is_io_flusher()
+}
+
 /// Keeps in memory what this process has used once, now and later (`mlockall`). Needs a `memlock`
 /// limit that is none, or root: with less, the process would end when it reaches it.
 pub fn lock_memory() -> io::Result<()> {

@@ -83,6 +83,15 @@ pub(crate) fn set_io_flusher() -> io::Result<()> {
     check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, on, none, none, none) }).map(drop)
 }
 
+/// `prctl(PR_GET_IO_FLUSHER)`.
+pub(crate) fn is_io_flusher() -> io::Result<bool> {
+    /// From <linux/prctl.h>.
+    const PR_GET_IO_FLUSHER: libc::c_int = 58;
+    let none: libc::c_ulong = 0;
+    // SAFETY: reads a flag of the calling thread; no memory is passed.
+    check(unsafe { libc::prctl(PR_GET_IO_FLUSHER, none, none, none, none) }).map(|is| is == 1)
+}
+
 /// Returns true if no limit stands against locking whatever memory there will be.
 pub(crate) fn may_lock_all_memory() -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -36,6 +36,8 @@ struct Findings {
     ublk: Ublk,
     /// The kernel's NBD client can be used.
     nbd: bool,
+    /// The kernel may be kept from making a daemon wait for its own clients when memory is short.
+    io_flusher: bool,
     /// Bytes that may be locked in memory; none: without a limit.
     locked_memory_bytes: Option<u64>,
 }
@@ -79,6 +81,7 @@ fn findings() -> Findings {
         },
         ublk: ublk(),
         nbd: Path::new("/sys/module/nbd").exists(),
+        io_flusher: ubcache_host::memory::is_io_flusher().is_ok(),
         locked_memory_bytes: locked_memory(&read("/proc/self/limits")),
     }
 }
@@ -126,6 +129,13 @@ fn as_text(found: &Findings) -> String {
     }
     let nbd = if found.nbd { "the module is loaded" } else { "no module; `modprobe nbd`" };
     let _ = writeln!(text, "NBD clients of the kernel: {nbd}");
+    let flusher = if found.io_flusher {
+        "yes"
+    } else {
+        "no: a file system on a block device of the daemon may make it wait for itself when \
+         memory is short; CAP_SYS_RESOURCE"
+    };
+    let _ = writeln!(text, "I/O flusher (PR_SET_IO_FLUSHER): {flusher}");
     let locked = found.locked_memory_bytes.map_or("no limit".to_owned(), |bytes| {
         format!(
             "{} (--lock-memory needs no limit, or root)",

@@ -165,6 +165,16 @@ pub fn run(arguments: &[&str]) -> Output {
     ubcache().args(arguments).output().expect("ubcache runs")
 }
 
+/// Returns true if a process ("self" or a number) has CAP_SYS_RESOURCE. Root in a container may be
+/// without it.
+pub fn may_use_resources(process: &str) -> bool {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a line of it");
+    let capabilities = u64::from_str_radix(line.trim(), 16).expect("a hexadecimal number");
+    capabilities & CAP_SYS_RESOURCE != 0
+}
+
 /// Runs a command that has to succeed and gives its standard output.
 pub fn must(command: &mut Command) -> String {
     let output =

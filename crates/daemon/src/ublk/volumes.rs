@@ -84,6 +84,14 @@ impl<W: World> Daemon<W> {
         for (export, failure) in failures {
             tracing::error!(target: STATE, export, "served without its block device: {failure:#}");
         }
+        if let Err(error) = ubcache_host::memory::is_io_flusher() {
+            tracing::warn!(
+                %error,
+                "when memory is short, the kernel may make this daemon wait for file systems on \
+                 its own block devices: it is not allowed to be an I/O flusher \
+                 (PR_SET_IO_FLUSHER). Give it CAP_SYS_RESOURCE"
+            );
+        }
         Ok(())
     }
 
