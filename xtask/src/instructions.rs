@@ -13,8 +13,8 @@ use super::suite::OPTIMIZED;
 
 const LOADS: &[&str] =
     &["hit", "hot-hit", "ublk-hit", "miss", "write", "write-clean", "write-through"];
-/// Loads of frontends, by command of `ubcache-bench`, and requests at a time: vhost-user-blk without
-/// an engine, and NBD with one.
+/// Loads of frontends, by command of `ubcache-bench`, and requests at a time: vhost-user-blk
+/// without an engine, and NBD with one.
 const FRONTENDS: [(&str, &str, &str); 4] = [
     ("guest-hit", "guest", "1"),
     ("guest-hits", "guest", "32"),

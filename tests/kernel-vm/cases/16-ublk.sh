@@ -34,6 +34,9 @@ ublk answered upgrade 5 --ublk-without reissue
 harmless=$without_upgrade
 ublk ends ends
 ublk resize resize
+ublk grown-anew resize --ublk-without update-size
+ublk larger larger
+ublk properties properties
 ublk refusals refusals
 ublk users users
 # What a file system says whose device has ended.

@@ -1,5 +1,5 @@
 # Volumes as disks of the VM by vhost-user-blk: a file system, `kill -9` and upgrade of the daemon under it, a disk
-# that grows.
+# that grows, with its file or alone.
 mkdir -p "$work/share"
 truncate -s 256M "$work/backing.img"
 truncate -s 1G "$work/cache.img"
@@ -40,6 +40,8 @@ is_said upgrade
 "$ubcache" upgrade --control "$work/control" >/dev/null
 is_said grow
 "$ubcache" flash resize grows --size 96M --control "$work/control" >/dev/null
+truncate -s "$((320 * 1048576 + 8192))" "$work/backing.img"
+"$ubcache" resize backing.img --control "$work/control" >/dev/null
 wait "$booting"
 "$ubcache" stop --control "$work/control" >/dev/null
 wait "$daemon"

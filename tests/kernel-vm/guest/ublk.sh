@@ -3,7 +3,9 @@
 #   ublk.sh upgrade UPGRADES [OPTION]...   the same, over upgrades
 #   ublk.sh ends                           stops and removals: in use, not in use, of a dead daemon
 #   ublk.sh refusals                       what is refused, and that everything else goes on
-#   ublk.sh resize                         a flash-only volume grows under a mounted file system, where the driver can
+#   ublk.sh resize [OPTION]...             a flash-only volume grows under a mounted file system, where the driver can
+#   ublk.sh larger                         so does the disk of a volume, and the file system with it
+#   ublk.sh properties                     what the kernel knows of the device; discards and zeroes
 #   ublk.sh readme                         the commands of the README, in /share/readme
 #   ublk.sh memory                         dirty pages of a file system on the device in a cgroup with little memory
 #   ublk.sh users                          a user without root makes the set, serves it, and uses the device
@@ -16,10 +18,11 @@ shift
 mode=writeback
 options=()
 served=0
+backing=/dev/vda
 serve() { # serve [OPTION]...
     served=$((served + 1))
     : >"/tmp/serve$served"
-    /share/ubcache serve -C /dev/vdb -B data=/dev/vda --nbd unix:/tmp/nbd --control /tmp/control --mode "$mode" \
+    /share/ubcache serve -C /dev/vdb -B "data=$backing" --nbd unix:/tmp/nbd --control /tmp/control --mode "$mode" \
         "${options[@]}" --ublk "$@" >"/tmp/serve$served" 2>>/tmp/log &
     server=$!
     wait_until ready_or_gone || true
@@ -91,6 +94,12 @@ start_database() {
     ) 2>>/tmp/wrong &
     database=$!
 }
+# The loads that ran, for the last line.
+loads() {
+    local with_fsx="no fsx"
+    [ -z "${fsx:-}" ] || with_fsx=fsx
+    echo "$(copied) files, $(</tmp/committed) transactions, $with_fsx"
+}
 check_database() {
     local found expected
     expected="ok $(</tmp/committed) $(</tmp/committed)"
@@ -144,7 +153,7 @@ kills)
     [ "$recovered" = "$kills" ] || fail_with "$recovered recoveries of $kills"
     stop_server
     [ ! -e /dev/ublkb0 ] || fail_with "the device is still there"
-    echo "$kills kills in $mode ${options[*]}: $(copied) files, $(</tmp/committed) transactions: RIGHT"
+    echo "$kills kills in $mode ${options[*]}: $(loads): RIGHT"
     ;;
 upgrade)
     upgrades=$1
@@ -163,7 +172,7 @@ upgrade)
     done
     end_load
     stop_server
-    echo "$upgrades upgrades ${options[*]}: $(copied) files, $(</tmp/committed) transactions: RIGHT"
+    echo "$upgrades upgrades ${options[*]}: $(loads): RIGHT"
     ;;
 ends)
     serve
@@ -230,6 +239,8 @@ refusals)
     echo "refusals: RIGHT"
     ;;
 resize)
+    options=("$@")
+    at_once() { has_ability update-size && [[ "${options[*]}" != *without\ update-size* ]]; }
     serve
     /share/ubcache flash create grows --size 64M --control /tmp/control >/dev/null
     device() { /share/ubcache ublk list --json | tr -d ' \n' | grep -o '{[^{}]*"grows"[^{}]*}' | grep -o '/dev/ublkb[0-9]*'; }
@@ -244,7 +255,7 @@ resize)
     head -c 1048576 /dev/urandom >/mnt/file
     sum=$(md5sum </mnt/file)
     /share/ubcache flash resize grows --size 96M --control /tmp/control >/dev/null || fail_with "not resized"
-    if has_ability update-size; then
+    if at_once; then
         wait_until is_of 96 || fail_with "$device has still $(blockdev --getsize64 "$device") bytes"
         at="at once"
     else
@@ -262,7 +273,84 @@ resize)
     umount /mnt
     e2fsck -fn "$device" >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
     stop_server
-    echo "larger $at: RIGHT"
+    echo "larger $at ${options[*]}: RIGHT"
+    ;;
+larger)
+    modprobe dm_mod
+    dmsetup create backing --table "0 $((128 << 11)) linear /dev/vda 0"
+    backing=/dev/mapper/backing
+    serve
+    sectors() { cat /sys/block/ublkb0/size; }
+    before=$(sectors)
+    mkfs.ext4 -q /dev/ublkb0
+    mkdir -p /mnt
+    mount -t ext4 /dev/ublkb0 /mnt
+    head -c 8388608 /dev/urandom >/mnt/file
+    sum=$(md5sum </mnt/file)
+    dmsetup load backing --table "0 $((192 << 11)) linear /dev/vda 0"
+    dmsetup resume backing
+    /share/ubcache resize data --control /tmp/control >/tmp/said || fail_with "not resized"
+    if ! has_ability update-size; then
+        umount /mnt
+        stop_server
+        serve
+        mount -t ext4 /dev/ublkb0 /mnt
+    fi
+    [ "$(sectors)" = $((before + (64 << 11))) ] || fail_with "$before sectors, then $(sectors): $(cat /tmp/said)"
+    resize2fs /dev/ublkb0 >/tmp/fs 2>&1 || fail_with "$(cat /tmp/fs)"
+    head -c 83886080 /dev/urandom >/mnt/more || fail_with "the file system has not become larger"
+    more=$(md5sum </mnt/more)
+    sync
+    kill_server
+    serve
+    echo 3 >/proc/sys/vm/drop_caches
+    [ "$(md5sum </mnt/file) $(md5sum </mnt/more)" = "$sum $more" ] || fail_with "a file is not the same"
+    umount /mnt
+    e2fsck -fn /dev/ublkb0 >/tmp/fsck 2>&1 || fail_with "$(cat /tmp/fsck)"
+    stop_server
+    dmsetup remove backing
+    echo "larger with its disk: RIGHT"
+    ;;
+properties)
+    serve
+    is() { # is NAME VALUE: of the queue
+        [ "$(cat "/sys/block/ublkb0/queue/$1")" = "$2" ] || fail_with "$1: $(cat "/sys/block/ublkb0/queue/$1"), not $2"
+    }
+    is logical_block_size 512
+    is physical_block_size 4096
+    is minimum_io_size 4096
+    is optimal_io_size 1048576
+    is max_sectors_kb 1024
+    is discard_max_bytes $((1 << 30))
+    is write_zeroes_max_bytes $((1 << 30))
+    is write_cache 'write back'
+    is fua 1
+    is rotational 0
+    [ "$(cat /sys/block/ublkb0/ro)" = 0 ] || fail_with "it is read-only"
+    head -c 8388608 /dev/urandom >/tmp/data
+    part() { dd if="$1" bs=512 skip=$(($2 / 512)) count=$(($3 / 512)) status=none | md5sum; }
+    same() { [ "$(part /dev/ublkb0 "$1" "$3")" = "$(part /tmp/data "$2" "$3")" ]; }
+    zeroes() { [ "$(part /dev/ublkb0 "$1" "$2")" = "$(part /dev/zero 0 "$2")" ]; }
+    dd if=/tmp/data of=/dev/ublkb0 bs=1M oflag=direct status=none
+    # FUA is how a write with O_DSYNC reaches a disk that has it.
+    dd if=/tmp/data of=/dev/ublkb0 bs=4k count=16 oflag=direct,dsync conv=notrunc status=none
+    blkdiscard -z -o 1048576 -l 1048576 /dev/ublkb0 || fail_with "no zeroes"
+    blkdiscard -o 4194304 -l 1048576 /dev/ublkb0 || fail_with "no discard"
+    dd if=/tmp/data of=/dev/ublkb0 bs=512 count=3 seek=16384 oflag=direct conv=notrunc status=none
+    kill_server
+    serve
+    echo 3 >/proc/sys/vm/drop_caches
+    same 0 0 1048576 && zeroes 1048576 1048576 && same 2097152 2097152 2097152 && same 5242880 5242880 3145728 &&
+        same 8388608 0 1536 || fail_with "the data is not what was written"
+    stop_server
+    # A volume that may not be written.
+    options=(--read-only)
+    serve
+    [ "$(cat /sys/block/ublkb0/ro)" = 1 ] || fail_with "it is not read-only"
+    ! dd if=/dev/zero of=/dev/ublkb0 bs=4k count=1 oflag=direct status=none 2>/dev/null || fail_with "it was written"
+    same 0 0 1048576 || fail_with "it reads something else"
+    stop_server
+    echo "properties: RIGHT"
     ;;
 mortal)
     options=(--ublk-without recovery)
