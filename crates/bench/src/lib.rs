@@ -9,7 +9,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`trace`] | reading recorded loads: CSV, `.vscsi`, blkparse text |
+//! | [`trace`] | reading recorded loads, in the formats of several tools |
 //! | [`curve`] | the miss-ratio curve of an LRU cache, for all sizes in one pass |
 //! | [`buckets`] | a cache of buckets, filled in order and evicted as a whole |
 //! | [`through_engine`] | a trace through the engine itself |

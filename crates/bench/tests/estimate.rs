@@ -3,8 +3,7 @@
 use ubcache_bench::BLOCK_BYTES;
 use ubcache_bench::curve::Curve;
 use ubcache_bench::generate::Load;
-use ubcache_bench::through_engine::replay;
-use ubcache_format::CacheMode;
+use ubcache_bench::through_engine::{Cache, replay};
 
 /// Largest error of an estimate. The blocks of this load are few, and one of 128 is followed: of
 /// more blocks the error is smaller (docs/guide/tune.md).
@@ -23,7 +22,7 @@ fn estimates_of_the_engine_agree_with_a_replay_of_the_load() {
     };
     let requests = load.requests();
     let (replayed, estimate) =
-        replay(&requests, 64 << 20, CacheMode::Writethrough, "lru").expect("a good set");
+        replay(&requests, &Cache::of_size(64 << 20), "lru").expect("a good set");
     assert!(replayed.reads > 100_000);
     let whole = Curve::of(&requests, 1.0, || {});
     for mib in [16, 32, 64, 128, 256, 512] {

@@ -76,6 +76,88 @@ fn a_scan_costs_bucket_eviction_at_least_what_block_eviction_loses() {
     }
 }
 
+/// A loop of 3,000 blocks, three times, in the format of ARC, packed.
+fn packed_loop(directory: &std::path::Path) -> String {
+    let mut text = String::new();
+    for number in 0..9000 {
+        text += &format!("{} 1 0 {number}\n", number % 3000);
+    }
+    let path = directory.join("loop.lis.zst");
+    std::fs::write(&path, zstd::encode_all(text.as_bytes(), 1).expect("packed"))
+        .expect("room for a trace");
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
+#[test]
+fn policies_stand_side_by_side_in_a_small_cache() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = packed_loop(directory.path());
+    let svg = directory.path().join("curves.svg");
+    let svg = svg.to_str().expect("a path in UTF-8");
+    let arguments = [
+        "replay",
+        &path,
+        "--lis-block",
+        "4k",
+        "--share",
+        "40",
+        "--share",
+        "150",
+        "--bucket",
+        "64k",
+        "--engine",
+        "--policy",
+        "lru",
+        "--policy",
+        "scan-resistant",
+        "--svg",
+        svg,
+    ];
+    let done = bench(&[&arguments[..], &["--json"]].concat());
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let (small, large) = (&json["sizes"][0]["engine"], &json["sizes"][1]["engine"]);
+    assert_eq!(small[0]["policy"], "lru");
+    assert_eq!(small[0]["read_hit_ratio"], 0.0, "a loop larger than the cache");
+    let hits = |row: &serde_json::Value, policy: usize| {
+        row[policy]["read_hit_ratio"].as_f64().expect("a ratio")
+    };
+    assert!(hits(small, 1) > 0.0 && hits(large, 0) > 0.6, "{small} {large}");
+    let written = |row: &serde_json::Value| row[0]["written_per_byte_read"].as_f64();
+    assert!(written(small) >= Some(1.0) && written(large) < Some(0.8), "{small} {large}");
+    // 513 buckets of 64 KiB would be more than the cache.
+    assert!(small[0]["bucket_bytes"].as_u64() < Some(64 << 10), "{small}");
+    let picture = std::fs::read_to_string(svg).expect("a picture");
+    assert!(picture.matches("<polyline").count() == 4 && picture.contains(">engine, lru<"));
+    let table = text(&bench(&arguments).stdout);
+    assert!(table.contains("lru   scan-resistant"), "{table}");
+}
+
+#[test]
+fn net_cache_has_room_for_as_much_data_as_asked_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = packed_loop(directory.path());
+    let arguments = [
+        "replay",
+        &path,
+        "--lis-block",
+        "4k",
+        "--share",
+        "105",
+        "--engine",
+        "--policy",
+        "lru",
+        "--json",
+    ];
+    let hits = |arguments: &[&str]| {
+        let json: serde_json::Value =
+            serde_json::from_slice(&bench(arguments).stdout).expect("JSON");
+        json["sizes"][0]["engine"][0]["read_hit_ratio"].as_f64().expect("a ratio")
+    };
+    let net = hits(&[&arguments[..], &["--net"]].concat());
+    assert!(hits(&arguments) < 0.1 && net > 0.6, "the loop fits only into a net cache: {net}");
+}
+
 #[test]
 fn unreadable_trace_is_reported_with_its_file() {
     let missing = bench(&["replay", "/nonexistent/trace.csv"]);

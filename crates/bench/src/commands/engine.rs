@@ -10,7 +10,8 @@ use ubcache_bench::kept::NullKept;
 use ubcache_engine::{KEPT_BYTES, SetOptions, Tuning};
 use ubcache_env::KeptMemory;
 
-use crate::{parse_size, print};
+use crate::commands::size::parse_size;
+use crate::print;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  ubcache-bench engine\n  ubcache-bench engine --load hit \

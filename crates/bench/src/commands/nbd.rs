@@ -7,7 +7,8 @@ use ubcache_bench::nbd::Address;
 use ubcache_bench::nbd::load::{Load, Order, Outcome, Until, run as run_load};
 use ubcache_bench::nbd::memory_server;
 
-use crate::{parse_size, print};
+use crate::commands::size::parse_size;
+use crate::print;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  ubcache-bench nbd unix:/run/ubcache/data.nbd --export data \

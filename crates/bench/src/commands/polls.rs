@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use ubcache_bench::polls::{STEPS_MAX, longest_polls};
 
-use crate::{parse_size, print};
+use crate::commands::size::parse_size;
+use crate::print;
 
 #[derive(clap::Args, Debug)]
 #[command(

@@ -1,12 +1,10 @@
 //! Hit ratios of loads: one made up, and a recorded one if there is one.
 
-use ubcache_format::CacheMode;
-
 use super::{Options, Results, Row};
 use crate::BLOCK_BYTES;
 use crate::curve::Curve;
 use crate::generate::Load;
-use crate::through_engine::replay;
+use crate::through_engine::{Cache, replay};
 use crate::trace::{self, TraceRecord};
 
 /// The policy of sets that `ubcache make` makes.
@@ -25,8 +23,8 @@ pub fn hit_ratios(options: &Options, results: &mut Results) -> Result<(), String
     };
     match &options.trace {
         Some(path) => {
-            let requests =
-                trace::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let requests = trace::read(path, trace::Options::default())
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             against_blocks(results, &requests)?;
         }
         None => {
@@ -60,7 +58,7 @@ fn through_engine(
     cache_blocks: u64,
     policy: &str,
 ) -> Result<f64, String> {
-    let replayed = replay(requests, cache_blocks * BLOCK_BYTES, CacheMode::Writethrough, policy);
+    let replayed = replay(requests, &Cache::of_size(cache_blocks * BLOCK_BYTES), policy);
     Ok(replayed.map_err(|error| error.to_string())?.0.hit_ratio())
 }
 

@@ -6,6 +6,23 @@ use serde_json::{Value, json};
 
 use crate::BLOCK_BYTES;
 use crate::buckets::Counts;
+use crate::through_engine::Replayed;
+
+mod svg;
+
+pub use svg::svg;
+
+/// Result of the engine with a replacement policy.
+#[derive(Clone, Debug)]
+pub struct PolicyResult {
+    /// Name of the policy.
+    pub policy: String,
+    /// Counts of the replay.
+    pub counts: Replayed,
+    /// Share of reads that the engine estimates to hit in such a cache; `None` where it saw too
+    /// little.
+    pub estimated_hits: Option<f64>,
+}
 
 /// A cache size, and what it would do.
 #[derive(Clone, Debug)]
@@ -18,6 +35,8 @@ pub struct Row {
     pub lru: f64,
     /// Counts of a cache of buckets; `None` where the trace was sampled.
     pub buckets: Option<Counts>,
+    /// Results of the engine, by policy; the same policies in each row.
+    pub engine: Vec<PolicyResult>,
 }
 
 /// A whole replay.
@@ -50,6 +69,20 @@ impl Row {
     fn amplification(&self) -> Option<f64> {
         self.buckets
             .map(|counts| counts.filled as f64 / (counts.reads + counts.writes).max(1) as f64)
+    }
+}
+
+impl PolicyResult {
+    fn json(&self) -> Value {
+        json!({
+            "policy": self.policy,
+            "read_hit_ratio": self.counts.hit_ratio(),
+            "written_per_byte_read": self.counts.written_per_byte_read(),
+            "written_per_byte_wanted": self.counts.written_per_byte_wanted(),
+            "device_bytes": self.counts.device_bytes,
+            "bucket_bytes": self.counts.bucket_bytes,
+            "estimated_read_hit_ratio": self.estimated_hits,
+        })
     }
 }
 
@@ -108,6 +141,44 @@ impl Replay {
              clients read or write.",
             size(self.bucket_bytes as f64)
         );
+        text + &self.policies_table()
+    }
+
+    /// Policies side by side. Empty without results of the engine.
+    fn policies_table(&self) -> String {
+        let Some(policies) = self.rows.first().map(|row| &row.engine).filter(|it| !it.is_empty())
+        else {
+            return String::new();
+        };
+        let mut text = "\nThrough the engine, blocks of 4 KiB, writethrough: reads that hit, and \
+             bytes written to the cache for\neach byte read. Estimate: the reads that `ubcache \
+             advise` expects to hit with lru.\n\n"
+            .to_owned();
+        let _ =
+            write!(text, "{:>12} {:>10} {:>10} {:>10}", "cache", "footprint", "device", "bucket");
+        for of in policies {
+            let _ = write!(text, " {:>16}", of.policy);
+        }
+        let _ = writeln!(text, " {:>9}", "estimate");
+        for row in &self.rows {
+            let _ = write!(
+                text,
+                "{:>12} {:>9.1}%",
+                size((row.cache_blocks * BLOCK_BYTES) as f64),
+                row.of_footprint * 100.0
+            );
+            if let Some(PolicyResult { counts, .. }) = row.engine.first() {
+                let (device, bucket) = (counts.device_bytes as f64, counts.bucket_bytes as f64);
+                let _ = write!(text, " {:>10} {:>10}", size(device), size(bucket));
+            }
+            for PolicyResult { counts, .. } in &row.engine {
+                let hits = format!("{:.1}%", counts.hit_ratio() * 100.0);
+                let _ = write!(text, " {hits:>9} {:>6.2}", counts.written_per_byte_read());
+            }
+            let estimate = row.engine.last().and_then(|of| of.estimated_hits);
+            let estimate = estimate.map_or("-".to_owned(), |it| format!("{:.1}%", it * 100.0));
+            let _ = writeln!(text, " {estimate:>9}");
+        }
         text
     }
 
@@ -124,6 +195,7 @@ impl Replay {
                     "bucket_read_hit_ratio": row.bucket_hits(),
                     "bucket_bytes_written_per_client_byte": row.amplification(),
                     "bucket_blocks_dropped_alive": row.buckets.map(|counts| counts.dropped),
+                    "engine": row.engine.iter().map(PolicyResult::json).collect::<Vec<_>>(),
                 })
             })
             .collect();
@@ -134,74 +206,4 @@ impl Replay {
             "sampling_rate": self.rate, "bucket_bytes": self.bucket_bytes, "sizes": rows,
         })
     }
-
-    /// A picture: read hit ratio over cache size.
-    pub fn svg(&self) -> String {
-        let (left, top, width, height) = (64.0, 48.0, 640.0, 300.0);
-        let most = self.rows.iter().map(|row| row.cache_blocks).max().unwrap_or(1).max(1) as f64;
-        let x = |blocks: u64| left + width * blocks as f64 / most;
-        let y = |share: f64| top + height * (1.0 - share);
-        let mut text = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} \
-             {}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-             <text x=\"{left}\" y=\"24\" font-size=\"15\">{}: share of reads answered by the \
-             cache</text>\n",
-            left + width + 24.0,
-            top + height + 56.0,
-            escape(&self.trace)
-        );
-        for tenth in 0..=5 {
-            let share = f64::from(tenth) / 5.0;
-            let _ = writeln!(
-                text,
-                "<line x1=\"{left}\" y1=\"{0:.1}\" x2=\"{1}\" y2=\"{0:.1}\" stroke=\"#ddd\"/>\
-                 <text x=\"{2}\" y=\"{3:.1}\" text-anchor=\"end\">{4:.0}%</text>\
-                 <text x=\"{5:.1}\" y=\"{6}\" text-anchor=\"middle\">{7}</text>",
-                y(share),
-                left + width,
-                left - 8.0,
-                y(share) + 4.0,
-                share * 100.0,
-                left + width * share,
-                top + height + 20.0,
-                size(most * share * BLOCK_BYTES as f64)
-            );
-        }
-        let lru = self.rows.iter().map(|row| (row.cache_blocks, row.lru)).collect();
-        let buckets: Vec<(u64, f64)> = self
-            .rows
-            .iter()
-            .filter_map(|row| Some((row.cache_blocks, row.bucket_hits()?)))
-            .collect();
-        for (index, (name, colour, points)) in
-            [("LRU of 4 KiB blocks", "#1f77b4", lru), ("LRU of buckets", "#d62728", buckets)]
-                .into_iter()
-                .enumerate()
-        {
-            if points.is_empty() {
-                continue;
-            }
-            let line: Vec<String> = points
-                .iter()
-                .map(|&(blocks, share)| format!("{:.1},{:.1}", x(blocks), y(share)))
-                .collect();
-            let _ = writeln!(
-                text,
-                "<polyline points=\"{left},{} \
-                 {}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
-                 <text x=\"{}\" y=\"{}\" fill=\"{colour}\">{name}</text>",
-                top + height,
-                line.join(" "),
-                left + 200.0 * index as f64,
-                top + height + 44.0
-            );
-        }
-        text.push_str("</svg>\n");
-        text
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
