@@ -139,6 +139,17 @@ impl Mirror {
         self.woken.notify_all();
     }
 
+    /// Waits until it has ended.
+    pub async fn over(&self) {
+        loop {
+            let woken = self.woken.notified();
+            if self.ended().is_some() {
+                return;
+            }
+            woken.await;
+        }
+    }
+
     /// The reason why it has ended.
     pub fn ended(&self) -> Option<MoveEnd> {
         self.end.borrow().clone()

@@ -23,6 +23,8 @@ use crate::rules::Rule;
 const SUCCESSOR_PATIENCE: Nanos = Nanos::from_secs(30);
 /// Error of a request that takes longer.
 const ETIMEDOUT: i32 = 110;
+/// Error of a flush whose move has ended.
+const ECANCELED: i32 = 125;
 
 impl<E: Env> CountedDevice<E> {
     /// A11: from now on what is written to this device goes to another one as well, as the mirror
@@ -167,6 +169,18 @@ impl<E: Env> Successor<E> {
         self.mirror.ended().map_or(Ok(()), |end| Err(EngineError::MoveEnded(end)))
     }
 
+    /// Flushes the new device, for as long as its move goes on: whoever cancels that does not wait
+    /// for a device that hangs. The log says nothing that this flush was to make true (A13).
+    ///
+    /// # Errors
+    /// The device fails, or the move has ended.
+    pub async fn flush(&self) -> IoResult {
+        match first(self.device.flush(), self.mirror.over()).await {
+            Either::Left(flushed) => flushed,
+            Either::Right(()) => Err(IoError::Os(ECANCELED)),
+        }
+    }
+
     /// These regions may differ as well.
     pub fn may_differ(&self, regions: &MoveRegions) {
         self.log.merge(regions);
@@ -218,7 +232,7 @@ impl<E: Env> Successor<E> {
             if old.flush().await.is_err() {
                 return;
             }
-            if let Err(error) = self.device.flush().await {
+            if let Err(error) = self.flush().await {
                 return self.mirror.end(MoveEnd::NewFails { what: "flushing", error });
             }
         }

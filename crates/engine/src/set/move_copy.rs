@@ -234,10 +234,9 @@ impl<E: Env> BackingMove<E> {
     /// Makes durable what was copied so far. `clients_wait`: not for as long as it takes.
     async fn flush(&self, clients_wait: bool) {
         self.unflushed.set(0);
-        let device = &self.successor.device;
         let flushed = match clients_wait {
-            true => device.in_time(device.flush()).await,
-            false => device.flush().await,
+            true => self.successor.device.in_time(self.successor.flush()).await,
+            false => self.successor.flush().await,
         };
         if let Err(error) = flushed {
             self.successor.mirror.end(MoveEnd::NewFails { what: "flushing", error });
