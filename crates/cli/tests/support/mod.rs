@@ -3,6 +3,7 @@
 //! skipped.
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
+pub mod adopted;
 pub mod crashed;
 pub mod devices;
 pub mod file_system;

@@ -23,6 +23,7 @@ use crate::open::target::missing_room;
 use crate::served::backing::{Backing, open_backing, say_witness};
 use crate::served::cache::{set_options, without_cache};
 use crate::served::daemon::{Daemon, Served};
+use crate::served::header_copy::CacheCopies;
 use crate::served::kept::{kept_memory, say_kept};
 use crate::served::late_writes::LateWrites;
 use crate::served::pace::Paces;
@@ -57,8 +58,8 @@ pub(super) async fn open<W: World>(
         Err(why) => Err(why.clone()),
     };
     // Copies of headers go to the cache device as long as it is this one.
-    let cache_handle = cache.as_ref().ok().map(|cache| Rc::new(HostDisk::from(cache.share())));
-    let opened = open_backings(world, config, members, (cache_handle.as_ref(), &mut down)).await;
+    let copies = cache.as_ref().ok().map(|cache| CacheCopies::new(HostDisk::from(cache.share())));
+    let opened = open_backings(world, config, members, (copies.as_ref(), &mut down)).await;
     if opened.is_empty() && !config.backings.is_empty() {
         return Err(first_reason(down));
     }
@@ -107,7 +108,7 @@ pub(super) async fn open<W: World>(
         };
         let read_only = config.read_only.holds_for(&name);
         let options = AttachOptions { name: name.clone(), read_only, cache, choice };
-        let Backing { device, lost, remote } = backing;
+        let Backing { device, lost, remote, header } = backing;
         match set.attach(world.backing(device), options).await {
             Ok(volume) => {
                 say_witness(&name, &volume);
@@ -127,7 +128,7 @@ pub(super) async fn open<W: World>(
                 }
                 let volume = Rc::new(ServedVolume::new(volume));
                 let path = path.clone();
-                volumes.push(Rc::new(Served { name, volume, path, lost, remote }));
+                volumes.push(Rc::new(Served { name, volume, path, lost, remote, header }));
             }
             // The cache failed: no disk can be served.
             Err(EngineError::OfCache(error)) => {
@@ -170,7 +171,7 @@ pub(super) async fn open<W: World>(
         flash: RefCell::default(),
         down: RefCell::new(down),
         cache_path: RefCell::new(members.cache_path.clone()),
-        cache_handle: RefCell::new(cache_handle),
+        header_copies: RefCell::new(copies),
         late_writes,
         no_cache: RefCell::new(no_cache),
         kept_directory,
@@ -211,7 +212,7 @@ async fn open_backings<'a, W: World>(
     world: &W,
     config: &ServeConfig,
     members: &'a Members,
-    (cache, down): (Option<&Rc<HostDisk>>, &mut Vec<Down>),
+    (cache, down): (Option<&CacheCopies>, &mut Vec<Down>),
 ) -> Vec<(&'a Member, Backing)> {
     let mut opened = Vec::new();
     for member in &members.backings {

@@ -5,17 +5,17 @@ use std::path::Path;
 use std::rc::Rc;
 
 use ubcache_engine::CachedVolume;
-use ubcache_env::joined::{Header, HeaderCopy, place_for_copy};
+use ubcache_env::joined::Header;
 use ubcache_env::{Device, Joined, Witness};
 use ubcache_format::SECTOR_BYTES;
 use ubcache_host::{HostDisk, HostEnv, PageCache};
 
+use super::header_copy::{CacheCopies, OpenHeader};
 use super::world::{World, open as open_device, refuse_vague_discards};
 use crate::backing::{Purpose, Remote};
 use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::open::header::{FoundHeader, create_header};
-use crate::open::superblock::superblock_of;
 
 /// A backing device that is open.
 pub(crate) struct Backing {
@@ -24,6 +24,8 @@ pub(crate) struct Backing {
     pub(crate) lost: Rc<Cell<bool>>,
     /// The device, if it is behind a network.
     pub(crate) remote: Option<Rc<Remote>>,
+    /// The header of a disk that has no superblock.
+    pub(crate) header: Option<Rc<OpenHeader>>,
 }
 
 /// A disk that is open, without its header.
@@ -39,14 +41,17 @@ pub(crate) async fn open_backing(
     host: &HostEnv,
     config: &ServeConfig,
     (path, header): (&Path, Option<&FoundHeader>),
-    cache: Option<&Rc<HostDisk>>,
+    cache: Option<&CacheCopies>,
 ) -> Result<Backing, Failure> {
     let Disk { disk, lost, remote } = open_disk(host, config, path).await?;
-    let device = match header {
-        None => disk.into(),
-        Some(header) => Joined::new(disk, open_header(host, config, header, cache).await?),
+    let (device, header) = match header {
+        None => (disk.into(), None),
+        Some(found) => {
+            let header = open_header(host, config, found, cache).await?;
+            (Joined::new(disk, header.device.clone()), Some(Rc::new(header)))
+        }
     };
-    Ok(Backing { device, lost, remote })
+    Ok(Backing { device, lost, remote, header })
 }
 
 impl Backing {
@@ -85,8 +90,8 @@ async fn open_header(
     host: &HostEnv,
     config: &ServeConfig,
     found: &FoundHeader,
-    cache: Option<&Rc<HostDisk>>,
-) -> Result<Header<HostDisk>, Failure> {
+    cache: Option<&CacheCopies>,
+) -> Result<OpenHeader, Failure> {
     let path = &found.path;
     if let Some(content) = &found.lost {
         create_header(path, content)?;
@@ -102,7 +107,7 @@ async fn open_header(
     };
     let file = open_device(host, path, page_cache).await?;
     let copy = match cache {
-        Some(cache) => copy_place(cache, found).await,
+        Some(cache) => cache.place(path, found.superblock.uuid).await,
         None => None,
     };
     let header = Header::open(file.into(), copy, &found.identity).await.map_err(|error| {
@@ -110,39 +115,7 @@ async fn open_header(
             .expected("the header that `ubcache make --adopt` made")
             .advice("move it away: the copy on the cache device is then used")
     })?;
-    let path = path.clone();
-    header.when_copy_fails(move |error| {
-        tracing::warn!(
-            header = %path.display(),
-            "the copy of the header on the cache device is not written any more: {error}"
-        );
-    });
-    Ok(header)
-}
-
-/// The place of the header's copy on the cache device.
-async fn copy_place(cache: &Rc<HostDisk>, found: &FoundHeader) -> Option<HeaderCopy<HostDisk>> {
-    let place = match superblock_of(&**cache).await {
-        Ok(superblock) => place_for_copy(&**cache, &superblock, found.superblock.uuid).await,
-        Err(error) => {
-            tracing::warn!(header = %found.path.display(), "no copy on the cache device: {error}");
-            return None;
-        }
-    };
-    match place {
-        Ok(Some(at)) => Some(HeaderCopy { device: Rc::downgrade(cache), at }),
-        Ok(None) => {
-            tracing::warn!(
-                header = %found.path.display(),
-                "the cache device has no room for a copy of the header: keep a backup of the file"
-            );
-            None
-        }
-        Err(error) => {
-            tracing::warn!(header = %found.path.display(), "no copy on the cache device: {error}");
-            None
-        }
-    }
+    Ok(OpenHeader::new(path, header))
 }
 
 /// Logs what a start found of a disk that has no superblock (A9).

@@ -15,6 +15,7 @@ use ubcache_host::{HostDisk, HostFile, OpenOptions, PageCache};
 use super::daemon::{Daemon, Served};
 use super::events::follow_events;
 use super::former_set::Former;
+use super::header_copy::CacheCopies;
 use super::kept::{kept_memory, say_kept};
 use super::world::{World, open as open_device};
 use crate::config::ServeConfig;
@@ -94,6 +95,12 @@ impl<W: World> Daemon<W> {
     pub(crate) async fn move_volume(&self, served: &Served<W>) -> Result<(), EngineError> {
         let exchange = served.volume.exchange().await;
         let volume = self.set().adopt(&served.now()).await?;
+        // The header names the new set now, on the former cache as well: from a lost header nobody
+        // goes back to that. The new one has a copy before it has dirty data.
+        let copies = self.header_copies.borrow().clone();
+        if let (Some(header), Some(cache)) = (&served.header, copies) {
+            header.copy_to(&cache).await;
+        }
         exchange.replace(volume);
         drop(exchange);
         tracing::info!(export = served.name, "attached to another cache");
@@ -153,7 +160,7 @@ impl<W: World> Daemon<W> {
         let directory = self.kept_directory.as_deref();
         let kept = kept_memory(self.world.host(), directory, superblock.set_uuid).await;
         let options = SetOptions { kept, ..set_options(&self.config) };
-        let handle = Rc::new(HostDisk::from(file.share()));
+        let copies = CacheCopies::new(HostDisk::from(file.share()));
         let set = CacheSet::open(self.world.clone(), self.world.cache(file), options).await;
         let set = set.map_err(|error| engine_failure(path, &error).to_string())?;
         for served in volumes.iter().filter(|served| !needs_it(served)) {
@@ -172,7 +179,7 @@ impl<W: World> Daemon<W> {
         let former = Former { set: self.set.replace(set), ended: self.set_ended.take() };
         self.former.borrow_mut().push(former);
         *self.cache_path.borrow_mut() = path.to_owned();
-        self.cache_handle.replace(Some(handle));
+        self.header_copies.replace(Some(copies));
         self.no_cache.borrow_mut().take();
         self.publish();
         follow_events(self, &self.world);

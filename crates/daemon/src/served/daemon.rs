@@ -12,10 +12,10 @@ use ubcache_engine::{
 };
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
-use ubcache_host::HostDisk;
 use ubcache_nbd::{Exports, Rates};
 
 use super::former_set::Former;
+use super::header_copy::{CacheCopies, OpenHeader};
 use super::health::{Health, warnings};
 use super::late_writes::LateWrites;
 use super::listen::Listeners;
@@ -54,7 +54,7 @@ pub struct Daemon<W: World> {
     pub(crate) down: RefCell<Vec<Down>>,
     pub(crate) cache_path: RefCell<PathBuf>,
     /// The cache device, for the copies of headers on it.
-    pub(crate) cache_handle: RefCell<Option<Rc<HostDisk>>>,
+    pub(crate) header_copies: RefCell<Option<CacheCopies>>,
     pub(crate) late_writes: LateWrites,
     /// Reason why there is no cache.
     pub(crate) no_cache: RefCell<Option<String>>,
@@ -108,6 +108,8 @@ pub struct Served<W: World> {
     pub(crate) lost: Rc<Cell<bool>>,
     /// The backing device, if it is behind a network.
     pub(crate) remote: Option<Rc<Remote>>,
+    /// The header of a disk that has no superblock.
+    pub(crate) header: Option<Rc<OpenHeader>>,
 }
 
 /// A flash-only volume that is served.

@@ -35,10 +35,10 @@ impl<W: World> Daemon<W> {
             return Err(format!("{} is served already, as \"{name}\"", path.display()));
         }
         let found = self.find_header(path).await?;
-        let (config, cache) = (&self.config, self.cache_handle.borrow().clone());
+        let (config, cache) = (&self.config, self.header_copies.borrow().clone());
         let opening = (path, found.as_ref());
         let opened = open_backing(self.world.host(), config, opening, cache.as_ref()).await;
-        let Backing { device: file, lost, remote } =
+        let Backing { device: file, lost, remote, header } =
             opened.map_err(|failure| failure.to_string())?;
         if remote.as_ref().is_some_and(|remote| remote.may_write_late()) {
             self.late_writes.pass(&self.world).await;
@@ -89,6 +89,7 @@ impl<W: World> Daemon<W> {
             path: path.to_owned(),
             lost,
             remote,
+            header,
         };
         if let Err(error) = self.export(&served) {
             // The reason for the refusal is what counts.

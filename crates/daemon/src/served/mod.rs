@@ -15,6 +15,7 @@
 //! | `former_set` | a set whose cache was replaced |
 //! | `gate` | a place where new connections wait |
 //! | `handover` | the end of a daemon with which another program goes on |
+//! | `header_copy` | copies of headers on the cache device |
 //! | [`health`] | health of a set, and warnings in words |
 //! | `kept` | memory that outlives the process: a file beside the control socket |
 //! | `late_writes` | writes of a run that was cut off, at the server of a remote disk |
@@ -57,6 +58,7 @@ pub mod frontend_report;
 mod frontends;
 pub(crate) mod gate;
 pub(crate) mod handover;
+pub(crate) mod header_copy;
 pub mod health;
 pub(crate) mod kept;
 pub mod larger_cache;

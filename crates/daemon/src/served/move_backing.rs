@@ -141,7 +141,7 @@ impl<W: World> Daemon<W> {
                 )));
         }
         let opened = open_backing(self.world.host(), &self.config, (to, None), None).await;
-        let Backing { device, lost, remote } = opened.map_err(|why| refusal(&why))?;
+        let Backing { device, lost, remote, header } = opened.map_err(|why| refusal(&why))?;
         if remote.as_ref().is_some_and(|remote| remote.may_write_late()) {
             self.late_writes.pass(&self.world).await;
         }
@@ -151,6 +151,7 @@ impl<W: World> Daemon<W> {
             path: to.to_owned(),
             lost,
             remote,
+            header,
         };
         let names =
             MoveNames { old: served.path.display().to_string(), new: to.display().to_string() };
@@ -256,6 +257,7 @@ impl<W: World> Daemon<W> {
                 path: next.path.clone(),
                 lost: next.lost.clone(),
                 remote: next.remote.clone(),
+                header: next.header.clone(),
             });
         }
         self.publish();

@@ -1,6 +1,7 @@
 //! Copies of headers on a cache device, where the format leaves room.
 
-use std::rc::Weak;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use ubcache_format::{
     HEADER_BYTES, HEADER_SECTORS, HeaderRecord, Sector, Superblock, Uuid, header_copy_places,
@@ -10,12 +11,18 @@ use crate::buf::{Buf, IoVec};
 use crate::device::{Device, Durability, IoResult};
 
 /// The copy of a header: a place on a cache device.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HeaderCopy<D> {
-    /// The cache device, for as long as it is that of the disk.
-    pub device: Weak<D>,
+    /// The cache device.
+    pub device: Rc<D>,
     /// Its first sector there.
     pub at: Sector,
+}
+
+impl<D> Clone for HeaderCopy<D> {
+    fn clone(&self) -> HeaderCopy<D> {
+        HeaderCopy { device: self.device.clone(), at: self.at }
+    }
 }
 
 /// All copies on a cache device: their places, their records, and their 8192 bytes.
@@ -61,12 +68,39 @@ pub async fn place_for_copy<D: Device>(
     superblock: &Superblock,
     uuid: Uuid,
 ) -> IoResult<Option<Sector>> {
-    let copies = read_copies(cache, superblock).await?;
-    if let Some((at, ..)) = copies.iter().find(|(_, record, _)| record.uuid == uuid) {
-        return Ok(Some(*at));
+    CopyPlaces::default().place(cache, superblock, uuid).await
+}
+
+/// Places that headers were given on one cache device, before there is anything in them.
+#[derive(Default, Debug)]
+pub struct CopyPlaces {
+    given: RefCell<Vec<(Sector, Uuid)>>,
+}
+
+impl CopyPlaces {
+    /// See [`place_for_copy`]; a place that was given to another header is not free.
+    ///
+    /// # Errors
+    /// The device can't be read.
+    pub async fn place<D: Device>(
+        &self,
+        cache: &D,
+        superblock: &Superblock,
+        uuid: Uuid,
+    ) -> IoResult<Option<Sector>> {
+        let copies = read_copies(cache, superblock).await?;
+        let mut taken = self.given.borrow_mut();
+        let given = taken.iter().copied();
+        let used = given.chain(copies.iter().map(|(at, record, _)| (*at, record.uuid)));
+        let used: Vec<(Sector, Uuid)> = used.collect();
+        if let Some((at, _)) = used.iter().find(|(_, of)| *of == uuid) {
+            return Ok(Some(*at));
+        }
+        let is_free = |place: &Sector| used.iter().all(|(at, _)| at != place);
+        let place = header_copy_places(superblock).find(is_free);
+        taken.extend(place.map(|at| (at, uuid)));
+        Ok(place)
     }
-    let taken = |place: &Sector| copies.iter().any(|(at, ..)| at == place);
-    Ok(header_copy_places(superblock).find(|place| !taken(place)))
 }
 
 /// Erases the copy of the header of a backing device, durably. False: there is none.

@@ -58,6 +58,8 @@ pub struct Header<D: Device> {
     outdated: Cell<bool>,
     /// Records are written one after the other.
     writing: Lock,
+    /// Turn to write file and copy: what is written beside the first, whole copy comes after it.
+    one_write: Lock,
     identity: String,
 }
 
@@ -84,6 +86,7 @@ impl<D: Device> Header<D> {
             half: Cell::new(half),
             outdated: Cell::new(false),
             writing: Lock::default(),
+            one_write: Lock::default(),
             identity: identity.to_owned(),
         })
     }
@@ -110,26 +113,42 @@ impl<D: Device> Header<D> {
     /// Writes a part of the header, and of its copy, durably. The copy comes last: if both are
     /// there, the file is never the older one.
     pub(super) async fn write(&self, at: Sector, from: IoVec) -> IoResult {
+        let _one = self.one_write.lock().await;
         self.file.write(at, from.clone(), Durability::Fua).await?;
-        let place = self.copy.borrow().as_ref().map(|copy| (copy.device.upgrade(), copy.at));
-        let Some((Some(device), to)) = place else { return Ok(()) };
+        let Some(copy) = self.copy.borrow().clone() else { return Ok(()) };
         let written = match self.copy_is_whole.get() {
-            true => device.write(to + at.0, from, Durability::Fua).await,
-            false => self.write_whole_copy(&device, to).await,
+            true => copy.device.write(copy.at + at.0, from, Durability::Fua).await,
+            false => self.write_whole_copy(&copy).await,
         };
+        self.copy_was_written(written);
+        Ok(())
+    }
+
+    /// Has the copy somewhere else from now on, and there it is durable when this returns; or
+    /// nowhere, if it can't be written there or there is no place.
+    pub async fn move_copy(&self, to: Option<HeaderCopy<D>>) {
+        let _one = self.one_write.lock().await;
+        self.copy.borrow_mut().clone_from(&to);
+        self.copy_is_whole.set(false);
+        if let Some(copy) = to {
+            let written = self.write_whole_copy(&copy).await;
+            self.copy_was_written(written);
+        }
+    }
+
+    fn copy_was_written(&self, written: IoResult) {
         if let Err(error) = written {
             // The file is what counts. An older copy is known by its record and its run number.
             self.copy.borrow_mut().take();
             let tell = self.when_copy_fails.borrow().clone();
             tell.into_iter().for_each(|tell| tell(&error));
         }
-        Ok(())
     }
 
-    async fn write_whole_copy(&self, device: &Rc<D>, to: Sector) -> IoResult {
+    async fn write_whole_copy(&self, copy: &HeaderCopy<D>) -> IoResult {
         let (bytes, read) = self.file.read(Sector(0), Buf::zeroed(HEADER_BYTES)).await;
         read?;
-        device.write(to, bytes.into(), Durability::Fua).await?;
+        copy.device.write(copy.at, bytes.into(), Durability::Fua).await?;
         self.copy_is_whole.set(true);
         Ok(())
     }

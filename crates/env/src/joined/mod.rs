@@ -24,6 +24,8 @@ mod copies;
 mod header;
 mod witness;
 
+use std::rc::Rc;
+
 use ubcache_format::{HEADER_SECTORS, SECTOR_BYTES, Sector, SectorRange};
 
 use crate::buf::{Buf, IoVec};
@@ -31,7 +33,7 @@ use crate::device::{
     Device, DeviceLimits, DeviceShape, Durability, IoError, IoResult, Place, Witness,
 };
 
-pub use copies::{HeaderCopy, copy_of, erase_copy, place_for_copy, read_copies};
+pub use copies::{CopyPlaces, HeaderCopy, copy_of, erase_copy, place_for_copy, read_copies};
 pub use header::{Header, HeaderError, first_record};
 pub use witness::{compare, hash_places};
 
@@ -40,7 +42,7 @@ const END: Sector = Sector(HEADER_SECTORS);
 /// A device as it is, or a disk behind a header.
 pub struct Joined<D: Device> {
     disk: D,
-    header: Option<Box<Header<D>>>,
+    header: Option<Rc<Header<D>>>,
 }
 
 impl<D: Device> From<D> for Joined<D> {
@@ -51,8 +53,8 @@ impl<D: Device> From<D> for Joined<D> {
 
 impl<D: Device> Joined<D> {
     /// A disk behind a header.
-    pub fn new(disk: D, header: Header<D>) -> Joined<D> {
-        Joined { disk, header: Some(Box::new(header)) }
+    pub fn new(disk: D, header: impl Into<Rc<Header<D>>>) -> Joined<D> {
+        Joined { disk, header: Some(header.into()) }
     }
 
     /// The disk, or the device as it is.
@@ -61,8 +63,8 @@ impl<D: Device> Joined<D> {
     }
 
     /// The header, if the disk is behind one.
-    pub fn header(&self) -> Option<&Header<D>> {
-        self.header.as_deref()
+    pub fn header(&self) -> Option<&Rc<Header<D>>> {
+        self.header.as_ref()
     }
 
     /// The parts of a range in the header and on the disk.
