@@ -216,6 +216,82 @@ fn headers_and_disks_are_not_mixed_up() {
     });
 }
 
+/// Each of two headers could be the newer one: with the older one, dirty data would be lost.
+#[test]
+fn two_headers_of_one_disk_are_refused_until_one_is_named() {
+    each_io("two_headers_of_one_disk_are_refused_until_one_is_named", |io, directory| {
+        let set = with_dirty_data(io, directory);
+        let header = set.header();
+        let other = header.with_file_name("zz.header");
+        std::fs::copy(&header, &other).expect("a second header");
+        let before = (sha256_of(&set.disk), sha256_of(&header), sha256_of(&set.cache));
+        let two = ["--header", text(&header), "--header", text(&other)];
+        for options in [&[][..], &two] {
+            let (status, refused) = set.start(options).err().expect("a refusal");
+            assert_eq!(status.code(), Some(1), "{refused}");
+            for words in
+                ["more than one header is of this disk", text(&header), text(&other), "--header"]
+            {
+                assert!(refused.contains(words), "{words}: {refused}");
+            }
+        }
+        let released = set.release();
+        assert_eq!(released.status.code(), Some(1), "{}", said(&released));
+        assert!(said(&released).contains("more than one header is of this disk"));
+        let after = (sha256_of(&set.disk), sha256_of(&header), sha256_of(&set.cache));
+        assert_eq!(after, before, "nothing is changed");
+
+        let mut options = STAYS_DIRTY.to_vec();
+        options.extend(["--header", text(&header)]);
+        let served = set.serve(&options);
+        let mut block = vec![0; 4096];
+        served.client("data").read(20 * MIB, &mut block).expect("a read");
+        assert_eq!(block[0], 7);
+        served.stop();
+        std::fs::remove_file(&other).expect("it goes, as the message says");
+        set.serve(&STAYS_DIRTY).stop();
+    });
+}
+
+/// A clean stop vouches for every byte that the witness has, so a disk may have another path. After
+/// a kill a copy of the disk may be older than the disk.
+#[test]
+fn a_copy_of_a_disk_is_taken_for_it_after_a_clean_stop_only() {
+    each_io("a_copy_of_a_disk_is_taken_for_it_after_a_clean_stop_only", |io, directory| {
+        let set = with_dirty_data(io, directory);
+        let served = set.serve(&STAYS_DIRTY);
+        served.set("cache_mode=writethrough");
+        served.client("data").write(30 * MIB, &vec![5; 4096], true).expect("a write to the disk");
+        served.kill();
+        let copy = directory.join("copy.img");
+        std::fs::copy(&set.disk, &copy).expect("a copy");
+        let of_copy = Adopted { disk: copy.clone(), ..set.clone() };
+        let (status, refused) = of_copy.start(&STAYS_DIRTY).err().expect("a refusal");
+        assert_eq!(status.code(), Some(1), "{refused}");
+        for words in [
+            "written without its cache, or is another one",
+            text(&copy),
+            text(&set.disk),
+            "no clean stop vouches for a copy",
+            "--believe-disk data",
+            "--believe-cache data",
+        ] {
+            assert!(refused.contains(words), "{words}: {refused}");
+        }
+        // The disk itself is taken with its dirty data; and after a clean stop, so is the copy.
+        let mut block = vec![0; 4096];
+        for set in [&set, &of_copy] {
+            let served = set.serve(&STAYS_DIRTY);
+            let mut client = served.client("data");
+            client.read(20 * MIB, &mut block).expect("a read");
+            assert_eq!(block, vec![7; 4096]);
+            client.read(30 * MIB, &mut block).expect("a read");
+            assert_eq!(block, vec![5; 4096]);
+            served.stop();
+        }
+    });
+}
+
 #[test]
 fn unmake_prints_the_mapping_of_the_data() {
     let scratch = support::scratch();
