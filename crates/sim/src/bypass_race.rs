@@ -79,6 +79,7 @@ impl Stage {
         let setup = Rc::new(Setup {
             plan,
             rules,
+            header_rules: Default::default(),
             first_cache,
             spare: None,
             replaced: Cell::new(false),

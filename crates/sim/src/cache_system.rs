@@ -114,7 +114,7 @@ async fn device(
         return server.open(env).await;
     }
     match setup.plan.is_behind_header(index) && setup.backing.is_first(index) {
-        true => disk.behind_header().await,
+        true => disk.behind_header(setup.header_rules).await,
         false => Ok(disk.clone()),
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use ubcache_env::joined::HeaderRules;
 use ubcache_nbd::client::ClientRules;
 use ubcache_objects::StoreRules;
 use ubcache_sim::plan::draw::DrawOptions;
@@ -91,6 +92,10 @@ pub struct Cli {
     /// Break one rule of the client of remote disks: no-fence (L1), no-replay (L2)
     #[arg(long, value_name = "NAME", value_parser = parse_client_rules)]
     pub client_mutant: Option<ClientRules>,
+    /// Break one rule of headers of disks without a superblock (A9): marked-late,
+    /// marked-not-durably, places-not-marked
+    #[arg(long, value_name = "NAME", value_parser = parse_header_rules)]
+    pub header_mutant: Option<HeaderRules>,
     /// Give up when one seed takes longer than this in real time: a loop that never waits
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_time)]
     pub patience: Duration,
@@ -187,6 +192,16 @@ fn parse_client_rules(text: &str) -> Result<ClientRules, String> {
         "no-fence" => Ok(ClientRules { no_fence: true, ..none }),
         "no-replay" => Ok(ClientRules { no_replay: true, ..none }),
         other => Err(format!("\"{other}\" is neither no-fence nor no-replay")),
+    }
+}
+
+fn parse_header_rules(text: &str) -> Result<HeaderRules, String> {
+    let none = HeaderRules::default();
+    match text {
+        "marked-late" => Ok(HeaderRules { marked_late: true, ..none }),
+        "marked-not-durably" => Ok(HeaderRules { marked_not_durably: true, ..none }),
+        "places-not-marked" => Ok(HeaderRules { places_not_marked: true, ..none }),
+        other => Err(format!("no rule of headers is called \"{other}\"")),
     }
 }
 

@@ -101,6 +101,7 @@ pub fn main(cli: Cli) -> Result<bool, String> {
                     rules,
                     client_rules: cli.client_mutant.unwrap_or_default(),
                     store_rules: cli.store_mutant.unwrap_or_default(),
+                    header_rules: cli.header_mutant.unwrap_or_default(),
                 },
             );
             lock(&current).remove(&seed);

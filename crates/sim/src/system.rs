@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::{Held, Rules};
+use ubcache_env::joined::HeaderRules;
 use ubcache_env::{Buf, Nanos, Sector, SectorRange, Volume};
 
 use crate::backings::Backings;
@@ -22,6 +23,8 @@ pub struct Setup {
     pub plan: Plan,
     /// The broken rule of the engine.
     pub rules: Rules,
+    /// The broken rule of headers.
+    pub header_rules: HeaderRules,
     /// The cache device at first.
     pub first_cache: SimDisk,
     /// The one that may replace it, in some plans.

@@ -47,6 +47,7 @@ fn new_world(block: u32) -> (SimWorld, Rc<Setup>) {
         (disk("cache", 16 * u64::from(BUCKETS)), disk("backing", CacheSystem::DATA_AT.0 + SECTORS));
     let setup = Setup {
         rules: Default::default(),
+        header_rules: Default::default(),
         plan: plan(block),
         first_cache: cache,
         spare: None,

@@ -93,6 +93,7 @@ fn a_clean_sector_that_differs_is_found() {
     let backing = disk("backing", CacheSystem::DATA_AT.0 + plan.volumes[0].sectors, block);
     let setup = Rc::new(Setup {
         rules: Default::default(),
+        header_rules: Default::default(),
         plan,
         first_cache: cache.clone(),
         spare: None,

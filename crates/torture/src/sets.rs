@@ -263,6 +263,7 @@ pub fn of_the_engine(name: &str, recipe: Recipe) -> Base {
     let backing = disk("backing", CacheSystem::DATA_AT.0 + sectors);
     let setup = Setup {
         rules: Default::default(),
+        header_rules: Default::default(),
         plan,
         first_cache: cache.clone(),
         spare: None,

@@ -42,6 +42,17 @@ pub async fn first_record<D: Device>(
 
 type CopyFailed = Rc<dyn Fn(&IoError)>;
 
+/// Rules that a test has switched off, to see that the simulator finds out.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct HeaderRules {
+    /// A9: the header says that the disk is written when that has ended.
+    pub marked_late: bool,
+    /// A9: the header says so, and a power cut takes it back.
+    pub marked_not_durably: bool,
+    /// A9: the first write of a run counts, and not the first one to each place.
+    pub places_not_marked: bool,
+}
+
 /// An open header.
 pub struct Header<D: Device> {
     file: D,
@@ -61,6 +72,7 @@ pub struct Header<D: Device> {
     /// Turn to write file and copy: what is written beside the first, whole copy comes after it.
     one_write: Lock,
     identity: String,
+    rules: HeaderRules,
 }
 
 impl<D: Device> Header<D> {
@@ -88,7 +100,14 @@ impl<D: Device> Header<D> {
             writing: Lock::default(),
             one_write: Lock::default(),
             identity: identity.to_owned(),
+            rules: HeaderRules::default(),
         })
+    }
+
+    /// The same without some of its rules.
+    #[must_use]
+    pub fn with_rules(self, rules: HeaderRules) -> Header<D> {
+        Header { rules, ..self }
     }
 
     /// The newest record.
@@ -113,8 +132,12 @@ impl<D: Device> Header<D> {
     /// Writes a part of the header, and of its copy, durably. The copy comes last: if both are
     /// there, the file is never the older one.
     pub(super) async fn write(&self, at: Sector, from: IoVec) -> IoResult {
+        self.write_as(Durability::Fua, (at, from)).await
+    }
+
+    async fn write_as(&self, durability: Durability, (at, from): (Sector, IoVec)) -> IoResult {
         let _one = self.one_write.lock().await;
-        self.file.write(at, from.clone(), Durability::Fua).await?;
+        self.file.write(at, from.clone(), durability).await?;
         let Some(copy) = self.copy.borrow().clone() else { return Ok(()) };
         let written = match self.copy_is_whole.get() {
             true => copy.device.write(copy.at + at.0, from, Durability::Fua).await,
@@ -156,6 +179,21 @@ impl<D: Device> Header<D> {
     /// The range of the disk, which has so many sectors, is about to be written: the header says so
     /// before, durably, of the first write of a run and of the first one to each place (A9).
     pub(super) async fn before_write(&self, range: SectorRange, sectors: u64) -> IoResult {
+        match self.rules.marked_late {
+            true => Ok(()),
+            false => self.mark_write(range, sectors).await,
+        }
+    }
+
+    /// The range was written.
+    pub(super) async fn after_write(&self, range: SectorRange, sectors: u64) -> IoResult {
+        match self.rules.marked_late {
+            true => self.mark_write(range, sectors).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn mark_write(&self, range: SectorRange, sectors: u64) -> IoResult {
         if self.knows_of_write(range, sectors) {
             return Ok(());
         }
@@ -196,6 +234,9 @@ impl<D: Device> Header<D> {
 
     /// The places that a range of the disk overlaps, a bit for each.
     fn places_of(&self, range: SectorRange) -> u64 {
+        if self.rules.places_not_marked {
+            return 0;
+        }
         let places = self.places.borrow();
         let first = places.partition_point(|place| place.end <= range.start);
         let overlapping = places[first..].iter().take_while(|place| place.start < range.end);
@@ -215,7 +256,12 @@ impl<D: Device> Header<D> {
             both[aside..aside + RECORD_BYTES].copy_from_slice(&other);
             (at, bytes) = (0, both);
         }
-        self.write(Sector(at as u64 / SECTOR_BYTES), Buf::from_bytes(&bytes).into()).await?;
+        let durability = match self.rules.marked_not_durably && !record.sealed {
+            true => Durability::Volatile,
+            false => Durability::Fua,
+        };
+        let at = Sector(at as u64 / SECTOR_BYTES);
+        self.write_as(durability, (at, Buf::from_bytes(&bytes).into())).await?;
         self.half.set(1 - half);
         *self.places.borrow_mut() = witness_places(record.sectors);
         *self.record.borrow_mut() = record;

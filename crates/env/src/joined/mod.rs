@@ -34,7 +34,7 @@ use crate::device::{
 };
 
 pub use copies::{CopyPlaces, HeaderCopy, copy_of, erase_copy, place_for_copy, read_copies};
-pub use header::{Header, HeaderError, first_record};
+pub use header::{Header, HeaderError, HeaderRules, first_record};
 pub use witness::{compare, hash_places};
 
 const END: Sector = Sector(HEADER_SECTORS);
@@ -125,7 +125,8 @@ impl<D: Device> Joined<D> {
         }
         header.before_write(disk, self.disk.limits().sectors).await?;
         let from = from.cut_sectors(head.sectors(), disk.sectors());
-        self.disk.write(disk.start, from, durability).await
+        self.disk.write(disk.start, from, durability).await?;
+        header.after_write(disk, self.disk.limits().sectors).await
     }
 
     /// The part of a range on the disk, which is about to be written; that in the header becomes

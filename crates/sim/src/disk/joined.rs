@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use ubcache_env::joined::Header;
+use ubcache_env::joined::{Header, HeaderRules};
 use ubcache_env::{
     Buf, Device, DeviceLimits, Durability, IoResult, IoVec, Joined, Sector, SectorRange,
 };
@@ -62,7 +62,7 @@ impl SimDisk {
     ///
     /// # Errors
     /// There is no header on it.
-    pub async fn behind_header(&self) -> Result<SimDisk, String> {
+    pub async fn behind_header(&self, rules: HeaderRules) -> Result<SimDisk, String> {
         let end = Sector(HEADER_SECTORS);
         let part = |start: Sector, end: Sector| Part {
             whole: self.clone(),
@@ -70,6 +70,7 @@ impl SimDisk {
         };
         let header = Header::open(part(Sector(0), end), None, "").await;
         let header = header.map_err(|error| error.to_string())?;
+        let header = header.with_rules(rules);
         let joined = Joined::new(part(end, Sector(self.limits().sectors)), header);
         Ok(SimDisk { inner: self.inner.clone(), joined: Some(Rc::new(joined)), remote: None })
     }

@@ -203,6 +203,7 @@ impl Crasher {
         let cache = disks.next().expect("the cache comes first");
         let setup = Rc::new(Setup {
             rules: self.setup.rules,
+            header_rules: self.setup.header_rules,
             plan: plan.clone(),
             first_cache: cache,
             spare: None,

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ubcache_engine::Rules;
+use ubcache_env::joined::HeaderRules;
 use ubcache_env::local::{Either, first};
 use ubcache_env::{Env, Nanos, Priority, Sector, SectorRange};
 use ubcache_nbd::client::ClientRules;
@@ -66,6 +67,8 @@ pub struct RunOptions {
     pub client_rules: ClientRules,
     /// The broken rule of volumes on object stores: none, by default.
     pub store_rules: StoreRules,
+    /// The broken rule of headers of disks without a superblock: none, by default.
+    pub header_rules: HeaderRules,
 }
 
 /// Outcome of a run.

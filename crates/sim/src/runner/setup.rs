@@ -106,6 +106,7 @@ pub(super) fn make_setup<S: System>(
         plan: plan.clone(),
         servers,
         rules: options.rules,
+        header_rules: options.header_rules,
         first_cache,
         spare: plan.replaces_cache().then(|| cache("spare")),
         replaced: Cell::new(false),
