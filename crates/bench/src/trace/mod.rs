@@ -10,8 +10,8 @@
 //! | MQSim | lines of five numbers: time in ns, device, first sector, sectors, 0 for a write |
 //! | oracleGeneral | libCacheSim's records of 24 bytes |
 //!
-//! Any of them may be packed with xz or zstd. Operations are words that begin with r or w in either case,
-//! or SCSI opcodes in hexadecimal.
+//! Any of them may be packed with xz or zstd. Operations are words that begin with r or w in either
+//! case, or SCSI opcodes in hexadecimal.
 
 use std::io::{BufRead, Cursor, Read};
 use std::path::Path;
