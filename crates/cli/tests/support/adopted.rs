@@ -67,7 +67,7 @@ impl Adopted {
 
     /// Starts the daemon; `Err` with its status and what it printed if it ends instead.
     pub fn start(&self, options: &[&str]) -> Result<Daemon, (ExitStatus, String)> {
-        self.start_with(&[self.disk.clone()], options)
+        self.start_with(std::slice::from_ref(&self.disk), options)
     }
 
     /// The same with these disks.
