@@ -104,6 +104,20 @@ fn adopted_disks_are_listed_and_shown_with_header_and_witness() {
     let shown = json(&run(world.ubcache("show").arg("--json").arg(&disk), 0));
     assert_eq!(shown["header.path"], text(&world.header()));
     assert_eq!((&shown["header.witness"], &shown["dev.label"]), (&"same".into(), &"data".into()));
+    // The disk of the driver: the header's sectors, and then those of the disk.
+    let (header, sectors) = (text(&world.header()).to_owned(), DISK / 512);
+    let table =
+        [format!("0 16 linear {header} 0"), format!("16 {sectors} linear {} 0", text(&disk))];
+    assert_eq!(shown["driver.table"], serde_json::json!(table), "{shown}");
+    let said = must(world.ubcache("show").arg(&disk));
+    for line in [
+        format!("header=$(losetup --find --show {header})"),
+        format!("disk=$(losetup --find --show {})", text(&disk)),
+        format!("printf '0 16 linear %s 0\\n16 {sectors} linear %s 0\\n' $header $disk | dmsetup"),
+        "echo /dev/mapper/data > /sys/fs/bcache/register".to_owned(),
+    ] {
+        assert!(said.contains(&line), "{line} in: {said}");
+    }
     let said = must(world.ubcache("list").arg(&disk));
     assert!(said.contains("adopted, header") && said.contains("as a clean stop left it"), "{said}");
     let served = world.serve();

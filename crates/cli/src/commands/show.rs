@@ -1,18 +1,23 @@
 //! `ubcache show`: a superblock in the fields and words of bcache-super-show.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use ubcache_daemon::Failure;
+use ubcache_daemon::backing::is_uri;
 use ubcache_daemon::open::header::{FoundHeader, find_header, witness_word};
 use ubcache_daemon::open::superblock::{ExpectedKind, has_superblock, parse};
 use ubcache_daemon::open::target::{Access, Target};
+use ubcache_daemon::shell::shell_word;
 use ubcache_env::{Buf, Device};
-use ubcache_format::{FormatError, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, Uuid};
+use ubcache_format::{
+    FormatError, HEADER_SECTORS, Problem, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock, Uuid,
+};
 use ubcache_offline::is_pack;
 
 use super::list::words_of_witness;
+use super::members::absolute;
 use super::offline::{host, open_as_it_is};
 use super::print;
 
@@ -88,7 +93,46 @@ fn show_adopted(args: &Args, disk: &Target, header: &FoundHeader) -> Result<(), 
         ("header.path", json!(header.path.display().to_string()), None),
         ("header.witness", json!(witness), Some(words_of_witness(witness).to_owned())),
     ]);
-    print(&if args.json { as_json(&lines, &superblock.label_str()) } else { as_text(&lines) })
+    if args.json {
+        if !is_uri(&disk.path) {
+            lines.push(("driver.table", json!(table(disk, header)?), None));
+        }
+        return print(&as_json(&lines, &superblock.label_str()));
+    }
+    print(&(as_text(&lines) + &commands_for_the_driver(disk, header)?))
+}
+
+/// The table of device-mapper by which header and disk are one backing device.
+fn table(disk: &Target, header: &FoundHeader) -> Result<[String; 2], Failure> {
+    let path = absolute(&disk.path)?;
+    Ok([
+        format!("0 {HEADER_SECTORS} linear {} 0", header.path.display()),
+        format!("{HEADER_SECTORS} {} linear {} 0", disk.sectors(), path.display()),
+    ])
+}
+
+/// Commands that make a device of [`table`] and give it to the kernel's bcache. A header is a file,
+/// and device-mapper takes block devices only.
+fn commands_for_the_driver(disk: &Target, header: &FoundHeader) -> Result<String, Failure> {
+    if is_uri(&disk.path) {
+        return Ok(String::new());
+    }
+    let loop_device =
+        |file: &Path| format!("$(losetup --find --show {})", shell_word(&file.to_string_lossy()));
+    let path = absolute(&disk.path)?;
+    let device = match disk.is_block_device {
+        true => shell_word(&path.to_string_lossy()),
+        false => loop_device(&path),
+    };
+    let (header, sectors) = (loop_device(&header.path), disk.sectors());
+    Ok(format!(
+        "\nfor the kernel's bcache, while ubcache does not use the disk:\n  \
+         header={header}\n  \
+         disk={device}\n  \
+         printf '0 {HEADER_SECTORS} linear %s 0\\n{HEADER_SECTORS} {sectors} linear %s 0\\n' \
+         $header $disk | dmsetup create data\n  \
+         echo /dev/mapper/data > /sys/fs/bcache/register\n",
+    ))
 }
 
 /// The superblock that a pack has, if the file is one.
