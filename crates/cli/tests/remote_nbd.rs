@@ -10,15 +10,16 @@ mod support;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use support::nbd_server::{Server, volume, wait_for_connection};
 use support::walk::{self, Image, Walk};
 use support::{
-    Daemon, Guard, NO_BYPASS, STAYS_DIRTY, each_io, have, make_set, must, pseudo_random,
-    ring_works, scratch, sha256_of, sparse, text, tool, ubcache,
+    Daemon, NO_BYPASS, STAYS_DIRTY, each_io, have, make_set, must, pseudo_random, ring_works,
+    scratch, sha256_of, sparse, text, tool, ubcache,
 };
 use ubcache_cli::nbd_client::Client;
 
@@ -26,78 +27,12 @@ const MIB: u64 = 1 << 20;
 /// Sector 16, where the data of a disk begins.
 const DATA_AT: u64 = 8192;
 
-/// A server at a unix socket, which ends with its test.
-struct Server {
-    guard: Guard,
-    socket: PathBuf,
-    export: &'static str,
-}
-
-impl Server {
-    fn start(mut command: Command, socket: PathBuf, export: &'static str) -> Server {
-        // One that was killed leaves its socket behind.
-        let _ = std::fs::remove_file(&socket);
-        let child = command.stdin(Stdio::null()).spawn().expect("the server runs");
-        let mut guard = Guard(child);
-        while !socket.exists() {
-            let ended = guard.0.try_wait().expect("a child can be waited for");
-            assert!(ended.is_none(), "{command:?}: {ended:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Server { guard, socket, export }
-    }
-
-    fn nbdkit(directory: &Path, arguments: &[&str]) -> Server {
-        let socket = directory.join("server.sock");
-        let mut command = tool("nbdkit");
-        command.args(["-f", "-U", text(&socket)]).args(arguments);
-        Server::start(command, socket, "")
-    }
-
-    fn file(directory: &Path, disk: &Path) -> Server {
-        Server::nbdkit(directory, &["file", text(disk)])
-    }
-
-    fn qemu_nbd(directory: &Path, disk: &Path) -> Server {
-        let socket = directory.join("server.sock");
-        let mut command = tool("qemu-nbd");
-        command.args(["-t", "-e", "16", "-f", "raw", "--cache=none", "-x", "a disk"]);
-        command.arg("-k").arg(&socket).arg(disk);
-        Server::start(command, socket, "a%20disk")
-    }
-
-    fn uri(&self) -> PathBuf {
-        format!("nbd+unix:///{}?socket={}", self.export, self.socket.display()).into()
-    }
-
-    /// `kill -9`.
-    fn kill(&mut self) {
-        self.guard.0.kill().expect("a child can be killed");
-        self.guard.0.wait().expect("a child can be waited for");
-    }
-}
-
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 fn run(command: &mut Command) -> String {
     said(&command.output().expect("ubcache runs"))
-}
-
-fn volume(daemon: &Daemon) -> Value {
-    daemon.status()["sets"][0]["volumes"][0].clone()
-}
-
-/// Waits until the connection to the disk is in a state.
-fn wait_for_connection(daemon: &Daemon, state: &str) -> Value {
-    loop {
-        let connection = volume(daemon)["backing"]["connection"].clone();
-        if connection["state"] == state {
-            return connection;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Makes a set of a cache file and a remote disk.

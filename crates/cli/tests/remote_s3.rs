@@ -9,6 +9,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use support::moto::Moto;
+use support::store_front::StoreFront;
 use support::walk::{self, Image, Walk};
 use support::{
     Daemon, Guard, NO_BYPASS, STAYS_DIRTY, have, make_set, must, pseudo_random, run, scratch,
@@ -67,15 +68,15 @@ fn a_volume_on_an_object_store_is_made_served_and_found_again_after_a_crash() {
     assert!((5..=6).contains(&objects), "{listing}");
 }
 
-/// A store that permits nothing. Returns host and port.
-fn forbidding_server() -> std::net::SocketAddr {
+/// A store that permits nothing, with this error. Returns host and port.
+fn forbidding_server(error: &'static str) -> std::net::SocketAddr {
     use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
             let _ = stream.read(&mut [0; 8192]);
-            let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+            let body = format!("<Error>{error}</Error>");
             let length = body.len();
             let head = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\n\
                         Connection: close\r\nContent-Length:";
@@ -236,22 +237,111 @@ fn volumes_that_can_not_be_served_are_refused_with_what_to_do() {
     for word in ["version 9", "version 1", "newer ubcache", "\"root\""] {
         assert!(said.contains(word), "{word}: {said}");
     }
-    let forbidden = forbidding_server();
-    let uri = format!(
-        "s3://bucket/x?size=64M&endpoint=http://{forbidden}&credentials={}",
-        text(&moto.credentials)
-    );
-    let said = refused(Path::new(&uri));
-    for word in ["access denied", "AWS_ACCESS_KEY_ID", "bucket's permissions"] {
+    for (error, words) in [
+        (
+            "<Code>AccessDenied</Code><Message>Access Denied</Message>",
+            ["access denied", "AWS_ACCESS_KEY_ID", "bucket's permissions"],
+        ),
+        (
+            "<Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and \
+             the current time is too large.</Message><RequestTime>20261130T104500Z</RequestTime>\
+             <ServerTime>2026-11-30T12:45:01Z</ServerTime>",
+            [
+                "this machine has 20261130T104500Z, the store 2026-11-30T12:45:01Z",
+                "set the clock",
+                "15 minutes",
+            ],
+        ),
+    ] {
+        let said = refused(&at(forbidding_server(error), &moto, "x", "&size=64M"));
+        for word in words {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+    let away = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+    let said = refused(&at(away, &moto, "x", "&size=64M"));
+    assert!(said.contains("no answer") && said.contains("endpoint"), "{said}");
+}
+
+/// The URI of a volume at another address than moto's.
+fn at(address: std::net::SocketAddr, moto: &Moto, prefix: &str, more: &str) -> PathBuf {
+    text(&moto.uri(prefix, more)).replace(&moto.address, &address.to_string()).into()
+}
+
+/// Two writers would destroy a volume on such a store.
+#[test]
+fn a_store_that_ignores_conditions_is_refused_for_new_volumes_and_for_old_ones() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let moto = Moto::start(directory);
+    let front = StoreFront::without_conditions(&moto.address);
+    let cache = make(directory, &moto.uri("old", "&size=64M&object=1M"));
+    let root = moto.get("old/root");
+    let other = directory.join("other.img");
+    let make = ["make", "--size", "64M", "--bucket", "64k", "-C", text(&other), "-B"];
+    let nbd = format!("unix:{}", directory.join("nbd.sock").display());
+    let serve = ["serve", "--nbd", &nbd, "-C", text(&cache), "-B"];
+    for (command, uri) in [
+        (&make[..], at(front.address, &moto, "new", "&size=64M&object=1M")),
+        (&make[..], at(front.address, &moto, "old", "")),
+        (&serve[..], at(front.address, &moto, "old", "")),
+    ] {
+        let output = run(&[command, &[text(&uri)]].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{said}");
+        for word in [
+            "the store ignores conditions",
+            "a PUT with If-None-Match: * that replaced an object",
+            "conditional PUT (If-None-Match, If-Match)",
+            "use another store",
+        ] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+    assert!(moto.get("old/root") == root, "nothing was changed");
+    let left = moto.request("GET /bucket?list-type=2&prefix=new/");
+    assert!(!left.contains("<Key>"), "{left}");
+    // The way past the door still works.
+    let uri = [moto.uri("old", "")];
+    Daemon::start("pool", directory, &cache, &uri, &[]).stop();
+}
+
+#[test]
+fn a_volume_whose_store_is_down_at_the_start_is_taken_up_later() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let moto = Moto::start(directory);
+    let front = StoreFront::open(&moto.address);
+    let address = front.address;
+    let (cache, mut disks) = make_set(directory, &[16], &[]);
+    let uri = at(address, &moto, "far", "");
+    let with_size = at(address, &moto, "far", "&size=64M&object=1M");
+    must(ubcache().args(["make", "-B"]).arg(&with_size));
+    drop(front);
+    // It is the only disk.
+    let said = match Daemon::try_start("pool", directory, &cache, std::slice::from_ref(&uri), &[]) {
+        Ok(_) => panic!("there is nothing to serve"),
+        Err((_, said)) => said,
+    };
+    for word in ["no answer from the store", "start the store, or check the endpoint"] {
         assert!(said.contains(word), "{word}: {said}");
     }
-    let away = Path::new("s3://bucket/x?size=64M&endpoint=http://127.0.0.1:9");
-    let said = refused(&PathBuf::from(format!(
-        "{}&credentials={}",
-        away.display(),
-        text(&moto.credentials)
-    )));
-    assert!(said.contains("no answer") && said.contains("endpoint"), "{said}");
+    disks.push(format!("far={}", uri.display()).into());
+    let daemon = Daemon::start("pool", directory, &cache, &disks, &[]);
+    let down = daemon.status()["sets"][0]["down"][0].clone();
+    assert_eq!((&down["name"], &down["path"]), (&"far".into(), &text(&uri).into()), "{down}");
+    let why = down["why"].as_str().expect("a reason");
+    assert!(why.contains("no answer from the store"), "{why}");
+    daemon.client("disk0.img").write(0, &[3; 4096], true).expect("the other disk is served");
+    let front = StoreFront::reopen(address, &moto.address);
+    while daemon.status()["sets"][0]["down"] != serde_json::json!([]) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    daemon.client("far").write(0, &[7; 4096], true).expect("a write");
+    daemon.stop();
+    drop(front);
+    let volume = volume_by_hand(&moto, "far");
+    assert!(volume[8192..8192 + 4096] == [7; 4096], "it is behind the superblock");
 }
 
 /// The content of a volume by what is documented about it, without the code that wrote it.

@@ -42,6 +42,10 @@ pub enum StoreError {
     /// The credentials do not permit it (status 401, 403).
     #[error("access denied: {0}")]
     Denied(String),
+    /// The clock of this machine and that of the store differ, and requests are signed with the
+    /// time.
+    #[error("the clocks differ: {0}")]
+    ClockSkew(String),
     /// The store has no such request, or no such condition.
     #[error("not supported by the store: {0}")]
     NotSupported(String),
@@ -51,16 +55,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Returns true if the same request may succeed later.
+    /// Returns true if the same request may succeed later. A clock is set while requests wait, as
+    /// on a machine that has just booted.
     pub fn is_passing(&self) -> bool {
-        matches!(self, StoreError::Busy(_) | StoreError::Unreachable(_))
+        matches!(self, StoreError::Busy(_) | StoreError::Unreachable(_) | StoreError::ClockSkew(_))
     }
 
     /// The corresponding errno.
     pub fn errno(&self) -> i32 {
         match self {
             StoreError::Unreachable(_) => 110,
-            StoreError::Denied(_) => 13,
+            StoreError::Denied(_) | StoreError::ClockSkew(_) => 13,
             StoreError::NotSupported(_) => 95,
             _ => 5,
         }

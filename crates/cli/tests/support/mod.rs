@@ -12,8 +12,10 @@ pub mod http;
 pub mod machine;
 #[path = "../../../../tests/support/moto.rs"]
 pub mod moto;
+pub mod nbd_server;
 pub mod pieces;
 pub mod steps;
+pub mod store_front;
 pub mod walk;
 
 use std::io::{BufRead, BufReader, Read, Write};

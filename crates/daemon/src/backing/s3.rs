@@ -211,6 +211,10 @@ fn store_failure(name: &Path, error: &StoreError) -> Failure {
             "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile, and the bucket's \
              permissions"
         }
+        StoreError::ClockSkew(_) => {
+            "set the clock of this machine (`timedatectl` shows it, and whether it is synchronized), \
+             or that of the store: they may differ by 15 minutes at most"
+        }
         StoreError::NotFound(_) => "create the bucket, or check its name",
         StoreError::Unreachable(_) | StoreError::Busy(_) => {
             "start the store, or check the endpoint of the URI (or AWS_ENDPOINT_URL)"

@@ -10,10 +10,15 @@ use crate::store::StoreError;
 /// The crate has no status in its type for most errors; the words are of one form.
 const BEFORE_STATUS: &str = "status code: ";
 
+/// Code of a request whose time is not that of the store.
+const SKEWED: &str = "RequestTimeTooSkewed";
+
 /// The error, with the words of the store.
 pub(super) fn translate(error: &Error) -> StoreError {
-    let words = words(error);
+    let said = innermost(error);
+    let words = shortened(&said);
     match error {
+        _ if said.contains(SKEWED) => StoreError::ClockSkew(clocks(&said).unwrap_or(words)),
         Error::NotFound { .. } => StoreError::NotFound(words),
         Error::AlreadyExists { .. } | Error::Precondition { .. } => StoreError::Conflict,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StoreError::Denied(words),
@@ -31,17 +36,29 @@ pub(super) fn translate(error: &Error) -> StoreError {
 }
 
 /// The innermost words: those around them repeat them, and name the crate.
-fn words(error: &Error) -> String {
+fn innermost(error: &Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
     let outer = error.to_string();
     let inner = innermost.to_string();
-    let text =
-        if status(&inner).is_some() || !outer.contains(BEFORE_STATUS) { inner } else { outer };
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if status(&inner).is_some() || !outer.contains(BEFORE_STATUS) { inner } else { outer }
+}
+
+fn shortened(words: &str) -> String {
+    let text = words.split_whitespace().collect::<Vec<_>>().join(" ");
     text.chars().take(300).collect()
+}
+
+/// Both times of a request that was refused for its time.
+fn clocks(said: &str) -> Option<String> {
+    let between = |tag: &str| {
+        let (_, rest) = said.split_once(&format!("<{tag}>"))?;
+        Some(shortened(rest.split_once('<')?.0))
+    };
+    let (here, store) = (between("RequestTime")?, between("ServerTime")?);
+    Some(format!("this machine has {here}, the store {store}"))
 }
 
 fn status(words: &str) -> Option<u16> {
