@@ -31,7 +31,7 @@ use ubcache_offline::make_device;
 
 use self::contents::{check_content, known_disk, read_set, refuse_dirty_cache};
 use self::describe::{describe, describe_json};
-use self::sizes::{bucket_bytes, check_options, check_size, choose_block};
+use self::sizes::{bucket_bytes, check_end, check_options, check_size, choose_block};
 use super::new_file::same_as;
 use super::offline::{Bar, host, open_file};
 use super::print;
@@ -224,6 +224,9 @@ fn plan(args: &Args, created: &mut Created) -> Result<Vec<Plan>, Failure> {
         }
         let target = Target::open(path, Access::Change)?;
         check_size(args, path, target.bytes, is_cache)?;
+        if is_uri(path) {
+            check_end(&target)?;
+        }
         targets.push((target, part, is_new));
     }
     let block_bytes =

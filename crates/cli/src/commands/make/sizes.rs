@@ -91,6 +91,18 @@ pub(super) fn bucket_bytes(args: &Args) -> u64 {
     args.bucket.unwrap_or(BUCKET_BYTES_DEFAULT)
 }
 
+/// Refuses an export that ends before the size that its server announces.
+pub(super) fn check_end(target: &Target) -> Result<(), Failure> {
+    let last = target.bytes.saturating_sub(SECTOR_BYTES) / SECTOR_BYTES * SECTOR_BYTES;
+    if target.read_some(last, &mut [0; SECTOR_BYTES as usize]).is_ok() {
+        return Ok(());
+    }
+    Err(Failure::refused(&target.path, "the last sector can't be read")
+        .found(format_args!("an error at byte {last}"))
+        .expected(format_args!("the {} bytes that the server announces", target.bytes))
+        .advice("check the size of the disk at the server: it must not announce more than it has"))
+}
+
 /// Checks that a device of that size has room for its content.
 pub(super) fn check_size(
     args: &Args,
