@@ -11,7 +11,7 @@ mod support;
 
 use std::path::Path;
 
-use support::guide::blocks;
+use support::guide::{blocks, blocks_of_kind};
 use support::{Daemon, make_set, must, scratch, sha256_of, sparse, tool, ubcache};
 
 /// The commands of a guide's blocks.
@@ -348,18 +348,28 @@ fn a_volume_on_an_object_store_is_served() {
     let with_credentials = format!("&credentials={}", support::text(&store.credentials));
     let mut daemon = None;
     let mut ran = 0;
+    let mut uri = Vec::new();
+    let start = |uri: &[std::path::PathBuf]| {
+        let served = Daemon::start("pool", directory, &directory.join("CACHE"), uri, &[]);
+        make_known(directory, &served);
+        served
+    };
     for command in commands("object-stores.md") {
         let Some(words) = command.strip_prefix("ubcache ") else { continue };
         ran += 1;
         let url = format!("http://{}{with_credentials}", store.address);
         let command = command.replace("BUCKET", "bucket").replace("URL", &url).replace('\'', "");
         if words.starts_with("serve") {
-            let uri = command.split_whitespace().next_back().expect("a URI");
-            let cache = directory.join("CACHE");
-            let served = Daemon::start("pool", directory, &cache, &[uri.into()], &[]);
-            make_known(directory, &served);
+            uri = command.split_whitespace().next_back().map(Into::into).into_iter().collect();
+            let served = start(&uri);
             served.client("data").write(0, &[1; 4096], true).expect("a write");
             daemon = Some(served);
+        } else if words.starts_with("resize") {
+            // The guide has stopped it before.
+            let served = start(&uri);
+            run(directory, &command);
+            assert_eq!(served.number(0, "/size_bytes"), (200 << 30) - 8192);
+            served.stop();
         } else {
             let said = run(directory, &command);
             match words {
@@ -369,7 +379,7 @@ fn a_volume_on_an_object_store_is_served() {
             }
         }
     }
-    assert!(ran == 4 && daemon.is_none(), "all commands of the guide ran");
+    assert!(ran == 5 && daemon.is_none(), "all commands of the guide ran");
 }
 
 #[test]
@@ -429,9 +439,32 @@ fn a_disk_with_data_is_adopted_and_given_back() {
         must(ubcache.args(&mut words).current_dir(directory));
         if command == "ubcache stop" {
             daemon.take().expect("it runs").wait();
+            compare_commands_for_the_driver(directory, &headers);
         }
     }
     assert!(daemon.is_none(), "all commands of the guide ran");
     assert!(std::fs::read(directory.join("DISK")).expect("the disk") == content);
     assert!(support::names_in(&headers).is_empty());
+}
+
+/// The guide has the commands that `show` prints for the kernel's bcache.
+fn compare_commands_for_the_driver(directory: &Path, headers: &Path) {
+    let mut show = ubcache();
+    show.env("UBCACHE_HEADERS", headers).args(["show", "DISK"]).current_dir(directory);
+    let said = must(&mut show);
+    let printed: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    let block = blocks_of_kind("disk-with-data.md", "sh").swap_remove(0);
+    let header = headers.join(&support::names_in(headers)[0]);
+    let expected: Vec<String> = block
+        .iter()
+        .map(|line| {
+            let line = line.replace("/var/lib/ubcache/UUID.header", support::text(&header));
+            let line = line.replace("SECTORS", &((16 << 20) / 512).to_string());
+            let disk =
+                format!("disk=$(losetup --find --show {})", directory.join("DISK").display());
+            line.replace("disk=/dev/sdb", &disk)
+        })
+        .filter(|line| !line.starts_with("echo CACHE"))
+        .collect();
+    assert_eq!(printed, expected, "{said}");
 }
