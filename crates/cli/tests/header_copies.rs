@@ -79,6 +79,32 @@ fn a_lost_header_is_found_on_the_cache_that_replaced_another() {
     });
 }
 
+/// The copy of a cache that was away said that nothing was written since, and the cache served what
+/// it had.
+#[test]
+fn a_header_made_again_from_an_older_copy_does_not_vouch_for_the_cache() {
+    let test = "a_header_made_again_from_an_older_copy_does_not_vouch_for_the_cache";
+    each_io(test, |io, directory| {
+        let set = Adopted::new(io, directory);
+        let write_and_stop = |daemon: Daemon, byte| {
+            daemon.client("data").write(20 * MIB, &[byte; 4096], true).expect("a write");
+            daemon.stop();
+        };
+        write_and_stop(set.serve(&["--mode", "writethrough"]), 1);
+        let aside = directory.join("aside.img");
+        std::fs::rename(&set.cache, &aside).expect("the cache is away");
+        write_and_stop(set.serve(&["--cache-optional"]), 2);
+        std::fs::rename(&aside, &set.cache).expect("it is back");
+        std::fs::remove_file(set.header()).expect("it is lost");
+        let daemon = set.serve(&[]);
+        let mut block = vec![0; 4096];
+        daemon.client("data").read(20 * MIB, &mut block).expect("a read");
+        assert_eq!(block, vec![2; 4096]);
+        daemon.stop();
+        assert!(set.log().contains("clean data in the cache is dropped"), "{}", set.log());
+    });
+}
+
 #[test]
 fn a_cache_without_room_for_a_copy_is_logged_once() {
     each_io("a_cache_without_room_for_a_copy_is_logged_once", |io, directory| {

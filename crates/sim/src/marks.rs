@@ -15,10 +15,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("world_end_of_16_gib", "a request to the end of a volume of 16 GiB was answered"),
     ("world_beyond_32_bits", "a request to sectors beyond 2^32 was answered"),
     ("world_10000_requests", "10 000 requests are under way at a time"),
-    (
-        "world_carried_out_again",
-        "a write to a block device, under way at the death of a process, was carried out by the next",
-    ),
+    ("world_carried_out_again", "a write that a dead process left was carried out by the next one"),
 ];
 
 /// Sectors of 32 MiB and of 16 GiB.

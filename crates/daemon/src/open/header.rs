@@ -198,6 +198,19 @@ fn has_content(disk: &Target, record: &HeaderRecord) -> Result<bool, Failure> {
     Ok(any)
 }
 
+/// The content of a header that is made again from its copy. The copy may be older than the last
+/// writes to the disk: the cache was away, or another one had its place. So it vouches for nothing,
+/// and what is cached and clean goes (A9).
+fn restored(copy: &[u8], record: &HeaderRecord) -> Vec<u8> {
+    let mut content = copy.to_vec();
+    if let Some((_, half)) = HeaderRecord::read(copy) {
+        let record = HeaderRecord { seq: record.seq + 1, sealed: false, ..record.clone() };
+        let bytes = record.encode();
+        content[half * bytes.len()..][..bytes.len()].copy_from_slice(&bytes);
+    }
+    content
+}
+
 /// Finds the header of a disk: among those given, else in the usual directories, else as a copy on
 /// the cache device. `None`: the disk was not adopted, as far as can be known.
 ///
@@ -242,7 +255,8 @@ pub fn find_header(
     }
     let missing = given.iter().find(|path| !path.exists());
     let path = if copy.is_some() { missing.cloned().unwrap_or(path) } else { path };
-    Ok(Some(FoundHeader { path, superblock, identity, lost: copy }))
+    let lost = copy.map(|copy| restored(&copy, &record));
+    Ok(Some(FoundHeader { path, superblock, identity, lost }))
 }
 
 /// Opens a backing device only to look at it, and reads its superblock, from its header if it has

@@ -58,7 +58,10 @@ pub(super) async fn open<W: World>(
         Err(why) => Err(why.clone()),
     };
     // Copies of headers go to the cache device as long as it is this one.
-    let copies = cache.as_ref().ok().map(|cache| CacheCopies::new(HostDisk::from(cache.share())));
+    let copies = cache
+        .as_ref()
+        .ok()
+        .map(|cache| CacheCopies::new(&members.cache_path, HostDisk::from(cache.share())));
     let opened = open_backings(world, config, members, (copies.as_ref(), &mut down)).await;
     if opened.is_empty() && !config.backings.is_empty() {
         return Err(first_reason(down));

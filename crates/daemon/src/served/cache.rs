@@ -94,9 +94,15 @@ impl<W: World> Daemon<W> {
     /// Moves a volume to the set that there is now.
     pub(crate) async fn move_volume(&self, served: &Served<W>) -> Result<(), EngineError> {
         let exchange = served.volume.exchange().await;
+        // A cache that has failed may not answer a write of its copy, either.
+        if let Some(header) = &served.header
+            && self.set_of(served).status().failed.is_some()
+        {
+            header.device.move_copy(None).await;
+        }
         let volume = self.set().adopt(&served.now()).await?;
-        // The header names the new set now, on the former cache as well: from a lost header nobody
-        // goes back to that. The new one has a copy before it has dirty data.
+        // The header names the new set now, on the former cache as well if that can be written. The
+        // new one has a copy before it has dirty data.
         let copies = self.header_copies.borrow().clone();
         if let (Some(header), Some(cache)) = (&served.header, copies) {
             header.copy_to(&cache).await;
@@ -160,7 +166,7 @@ impl<W: World> Daemon<W> {
         let directory = self.kept_directory.as_deref();
         let kept = kept_memory(self.world.host(), directory, superblock.set_uuid).await;
         let options = SetOptions { kept, ..set_options(&self.config) };
-        let copies = CacheCopies::new(HostDisk::from(file.share()));
+        let copies = CacheCopies::new(path, HostDisk::from(file.share()));
         let set = CacheSet::open(self.world.clone(), self.world.cache(file), options).await;
         let set = set.map_err(|error| engine_failure(path, &error).to_string())?;
         for served in volumes.iter().filter(|served| !needs_it(served)) {

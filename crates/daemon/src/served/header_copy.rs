@@ -12,13 +12,14 @@ use crate::open::superblock::superblock_of;
 /// A cache device, for copies of headers.
 #[derive(Clone)]
 pub(crate) struct CacheCopies {
+    path: PathBuf,
     device: Rc<HostDisk>,
     places: Rc<CopyPlaces>,
 }
 
 impl CacheCopies {
-    pub(crate) fn new(device: HostDisk) -> CacheCopies {
-        CacheCopies { device: Rc::new(device), places: Rc::default() }
+    pub(crate) fn new(path: &Path, device: HostDisk) -> CacheCopies {
+        CacheCopies { path: path.to_owned(), device: Rc::new(device), places: Rc::default() }
     }
 
     /// The place of the copy of a header. `None`, which is logged: it has none.
@@ -35,11 +36,13 @@ impl CacheCopies {
             Ok(Some(at)) => return Some(HeaderCopy { device: self.device.clone(), at }),
             Ok(None) => tracing::warn!(
                 header = %header.display(),
+                cache = %self.path.display(),
                 "the cache device has no room for a copy of the header: keep a backup of the file"
             ),
             Err(error) => tracing::warn!(
                 header = %header.display(),
-                "no copy on the cache device: {error}"
+                cache = %self.path.display(),
+                "no copy of the header on the cache device, keep a backup of the file: {error}"
             ),
         }
         None
@@ -58,7 +61,8 @@ impl OpenHeader {
         header.when_copy_fails(move |error| {
             tracing::warn!(
                 header = %shown.display(),
-                "the copy of the header on the cache device is not written any more: {error}"
+                "the copy of the header on the cache device is not written any more, keep a backup of \
+                 the file: {error}"
             );
         });
         OpenHeader { path: path.to_owned(), device: Rc::new(header) }

@@ -71,6 +71,7 @@ impl<W: World> Daemon<W> {
             }
         }
         let mut failures = Vec::new();
+        let had_none = self.block_devices.borrow().is_empty();
         for source in sources {
             if let Err(failure) = self.start_block_device(&source).await {
                 failures.push((source.export, failure));
@@ -84,7 +85,7 @@ impl<W: World> Daemon<W> {
         for (export, failure) in failures {
             tracing::error!(target: STATE, export, "served without its block device: {failure:#}");
         }
-        if let Err(error) = ubcache_host::memory::is_io_flusher() {
+        if had_none && let Err(error) = ubcache_host::memory::is_io_flusher() {
             tracing::warn!(
                 %error,
                 "when memory is short, the kernel may make this daemon wait for file systems on \

@@ -47,15 +47,12 @@ impl<W: World> Daemon<W> {
                 failures.push((name.clone(), failure));
             }
         }
-        if self.guest_sockets.borrow().is_empty()
-            && let Some((_, failure)) = failures.pop()
-        {
-            return Err(failure);
-        }
+        let none = self.guest_sockets.borrow().is_empty();
+        let last = if none { failures.pop() } else { None };
         for (export, failure) in failures {
             tracing::error!(target: STATE, export, "no socket for virtual machines: {failure:#}");
         }
-        Ok(())
+        last.map_or(Ok(()), |(_, failure)| Err(failure))
     }
 
     async fn start_guest_socket(

@@ -20,6 +20,8 @@ pub(super) struct Input<S> {
     size: usize,
     start: usize,
     end: usize,
+    /// Times that bytes have come.
+    receives: u64,
     stats: Rc<ConnectionStats>,
     watch: Rc<Watch>,
 }
@@ -28,7 +30,7 @@ impl<S: Stream> Input<S> {
     pub(super) fn new(stream: Rc<S>, options: &ServerOptions) -> Input<S> {
         let buf = Buf::zeroed(MIN_BUFFER_BYTES);
         let (stats, watch) = (options.stats.clone(), options.watch.clone());
-        Input { stream, buf, size: MIN_BUFFER_BYTES, start: 0, end: 0, stats, watch }
+        Input { stream, buf, size: MIN_BUFFER_BYTES, start: 0, end: 0, receives: 0, stats, watch }
     }
 
     /// Makes room for many requests at a time.
@@ -49,6 +51,11 @@ impl<S: Stream> Input<S> {
 
     pub(super) fn stream(&self) -> &S {
         &self.stream
+    }
+
+    /// Times that bytes have come so far.
+    pub(super) fn receives(&self) -> u64 {
+        self.receives
     }
 
     /// Bytes that have come and were not consumed.
@@ -86,12 +93,13 @@ impl<S: Stream> Input<S> {
     }
 
     /// A closed stream is an ended one.
-    fn count(&self, result: Result<usize, StreamError>) -> Result<usize, StreamError> {
+    fn count(&mut self, result: Result<usize, StreamError>) -> Result<usize, StreamError> {
         let bytes = match result {
             Err(StreamError::Closed) => 0,
             result => result?,
         };
         self.watch.has_received();
+        self.receives += 1;
         self.stats.update(|counts| {
             counts.received_bytes += bytes as u64;
             counts.receives += 1;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `negotiate` | agrees on an export and on the form of replies |
 //! | `requests` | receives requests, checks them, starts them |
-//! | `workers` | carries requests out on the volume: hits where they are received, the others in tasks that are used again |
+//! | `workers` | carries requests out: hits where they are received, others in tasks of their own |
 //! | `contexts` | gives names and numbers to what the status of blocks can be asked for |
 //! | `block_status` | brings the status of blocks into the form of the protocol |
 //! | `replies` | sends what is ready, as much as possible at once |

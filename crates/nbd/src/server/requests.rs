@@ -35,6 +35,8 @@ const STATUS_BYTES: u64 = 8 * (MAX_EXTENTS * Context::ALL.len()) as u64;
 /// Requests are carried out where they are received up to so many bytes, those of one batch
 /// together: then other connections have their turn.
 const AT_ONCE_BYTES: u64 = 128 << 10;
+/// A request counts as so many bytes at least: one without data takes as long as a small one.
+const AT_ONCE_BYTES_MIN: u64 = 4096;
 
 /// A longer request counts as so many bytes that a volume has to do.
 const SERVICE_BYTES_MAX: u64 = 4 << 20;
@@ -62,8 +64,8 @@ pub(super) struct Connection<V> {
     handover: Rc<Handover>,
     /// The refused write whose payload is still to come, from or for another server.
     refused: RefCell<Option<Refused>>,
-    /// Bytes of requests that were carried out at once since more was received.
-    at_once: Cell<u64>,
+    /// A receive, by its number, and the bytes of requests that were carried out at once since.
+    at_once: Cell<(u64, u64)>,
 }
 
 impl<V: Volume> Connection<V> {
@@ -92,7 +94,7 @@ impl<V: Volume> Connection<V> {
             watch: options.watch.clone(),
             handover: options.handover.clone(),
             refused: RefCell::new(session.refused),
-            at_once: Cell::new(0),
+            at_once: Cell::default(),
         }
     }
 
@@ -101,14 +103,13 @@ impl<V: Volume> Connection<V> {
         self.refused.take()
     }
 
-    /// The moment at which a request with so many bytes begins.
-    fn begin(&self, bytes: u64) -> Begin {
-        let at_once = self.at_once.get() + bytes;
-        if at_once > AT_ONCE_BYTES {
-            return Begin::InTurn;
-        }
-        self.at_once.set(at_once);
-        Begin::Now
+    /// The moment at which a request with so many bytes begins, after so many receives.
+    fn begin(&self, bytes: u64, receives: u64) -> Begin {
+        let (of, before) = self.at_once.get();
+        let before = if of == receives { before } else { 0 };
+        let at_once = before + bytes.max(AT_ONCE_BYTES_MIN);
+        self.at_once.set((receives, at_once));
+        if at_once > AT_ONCE_BYTES { Begin::InTurn } else { Begin::Now }
     }
 
     /// A message is being received.
@@ -241,7 +242,6 @@ async fn refill<S: Stream, V: Volume>(
     input: &mut Input<S>,
     decoder: &ServerDecoder,
 ) -> Result<bool, ServeError> {
-    connection.at_once.set(0);
     if !decoder.is_mid_message() {
         return Ok(input.refill().await?);
     }
@@ -304,7 +304,8 @@ async fn start<E: Env, S: Stream, V: Volume>(
     };
     let turn = Turn::of(&connection.service, content.min(SERVICE_BYTES_MAX)).await;
     let job = Job { request, range, payload, reservation, turn };
-    connection.workers.start(env, connection, job, connection.begin(content));
+    let begin = connection.begin(content, input.receives());
+    connection.workers.start(env, connection, job, begin);
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Job {
 pub(super) enum Begin {
     /// Before [`Workers::start`] returns, if a worker is idle.
     Now,
-    /// When the executor comes to it: other connections have their turn before.
+    /// In a turn of the executor: other connections have theirs before.
     InTurn,
 }
 

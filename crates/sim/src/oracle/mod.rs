@@ -301,6 +301,9 @@ impl Oracle {
             OpKind::Discard { .. } => Some((Value::ZERO, false)),
             OpKind::Flush | OpKind::Other(_) => None,
         };
+        if let (OpKind::Write { .. }, Some(values)) = (kind, values) {
+            assert_eq!(values.len() as u64, range.sectors(), "a value for each sector");
+        }
         if let Some((value, fua)) = write {
             let wrote = &mut state.clients.entry(client_id).or_default().wrote;
             *wrote = Some((wrote.map_or(began, |(first, _)| first), began));
