@@ -64,7 +64,8 @@ fn scripted(directory: &Path, disk: &Path) -> Server {
                 beyond("ENOSPC", "no room")
             ),
             &format!(
-                "flush=if [ -e {0}/flushes ]; then echo 'EIO no flush' >&2; exit 1; fi; sync {disk}",
+                "flush=if [ -e {0}/flushes ]; then echo 'EIO no flush' >&2; exit 1; fi; \
+                 sync {disk}",
                 directory.display()
             ),
         ],

@@ -212,8 +212,8 @@ fn store_failure(name: &Path, error: &StoreError) -> Failure {
              permissions"
         }
         StoreError::ClockSkew(_) => {
-            "set the clock of this machine (`timedatectl` shows it, and whether it is synchronized), \
-             or that of the store: they may differ by 15 minutes at most"
+            "set the clock of this machine (`timedatectl` shows it, and whether it is \
+             synchronized), or that of the store: they may differ by 15 minutes at most"
         }
         StoreError::NotFound(_) => "create the bucket, or check its name",
         StoreError::Unreachable(_) | StoreError::Busy(_) => {

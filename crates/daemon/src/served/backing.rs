@@ -97,8 +97,8 @@ async fn open_header(
         create_header(path, content)?;
         tracing::warn!(
             header = %path.display(),
-            "the header of the disk was lost; it was found on the cache device and made again. It may \
-             be older than the last writes to the disk, so clean data in the cache is dropped"
+            "the header of the disk was lost; it was found on the cache device and made again. It \
+             may be older than the last writes to the disk, so clean data in the cache is dropped"
         );
     }
     // Each write of it is durable when it completes, with and without a page cache.

@@ -61,8 +61,8 @@ impl OpenHeader {
         header.when_copy_fails(move |error| {
             tracing::warn!(
                 header = %shown.display(),
-                "the copy of the header on the cache device is not written any more, keep a backup of \
-                 the file: {error}"
+                "the copy of the header on the cache device is not written any more, keep a backup \
+                 of the file: {error}"
             );
         });
         OpenHeader { path: path.to_owned(), device: Rc::new(header) }
