@@ -40,17 +40,20 @@ impl Trouble {
     }
 }
 
-/// A server of scripts over a file. It announces 64 MiB, and has what the file `room` says; flushes
-/// fail while there is a file `flushes`.
-fn scripted(directory: &Path, disk: &Path) -> Server {
+/// A server of scripts over a file, `disk.img`. It announces 64 MiB, and has what the file `room`
+/// says; flushes fail while there is a file `flushes`.
+fn scripted(directory: &Path, has: u64) -> (Server, PathBuf) {
+    let file = directory.join("disk.img");
+    sparse(&file, 64 * MIB);
+    room(directory, has);
     let beyond = |error: &str, message: &str| {
         format!(
             "if [ $(($4 + $3)) -gt $(cat {}/room) ]; then echo '{error} {message}' >&2; exit 1; fi",
             directory.display()
         )
     };
-    let disk = disk.display();
-    Server::nbdkit(
+    let disk = file.display();
+    let server = Server::nbdkit(
         directory,
         &[
             "eval",
@@ -69,7 +72,8 @@ fn scripted(directory: &Path, disk: &Path) -> Server {
                 directory.display()
             ),
         ],
-    )
+    );
+    (server, file)
 }
 
 /// Sets the bytes that the scripted server has.
@@ -138,10 +142,7 @@ fn an_export_that_ends_before_its_size_is_refused() {
     }
     let scratch = scratch();
     let directory = scratch.path();
-    let disk = directory.join("disk.img");
-    sparse(&disk, 64 * MIB);
-    room(directory, 32 * MIB);
-    let server = scripted(directory, &disk);
+    let (server, disk) = scripted(directory, 32 * MIB);
     let cache = directory.join("cache.img");
     for how in ["-B", "--adopt"] {
         let mut make = ubcache();
@@ -173,10 +174,7 @@ fn what_an_export_has_no_room_for_stays_in_the_cache_until_it_has() {
     }
     let scratch = scratch();
     let directory = scratch.path();
-    let disk = directory.join("disk.img");
-    sparse(&disk, 64 * MIB);
-    room(directory, 64 * MIB);
-    let server = scripted(directory, &disk);
+    let (server, disk) = scripted(directory, 64 * MIB);
     let uri = [server.uri()];
     let cache = make(directory, &uri[0]);
     room(directory, 32 * MIB);
@@ -214,10 +212,7 @@ fn data_stays_dirty_while_a_server_fails_flushes() {
     }
     let scratch = scratch();
     let directory = scratch.path();
-    let disk = directory.join("disk.img");
-    sparse(&disk, 64 * MIB);
-    room(directory, 64 * MIB);
-    let server = scripted(directory, &disk);
+    let (server, disk) = scripted(directory, 64 * MIB);
     let uri = [server.uri()];
     let cache = make(directory, &uri[0]);
     let flushes = Trouble::named(directory, "flushes");

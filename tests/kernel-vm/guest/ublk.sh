@@ -332,8 +332,9 @@ properties)
     same() { [ "$(part /dev/ublkb0 "$1" "$3")" = "$(part /tmp/data "$2" "$3")" ]; }
     zeroes() { [ "$(part /dev/ublkb0 "$1" "$2")" = "$(part /dev/zero 0 "$2")" ]; }
     dd if=/tmp/data of=/dev/ublkb0 bs=1M oflag=direct status=none
-    # FUA is how a write with O_DSYNC reaches a disk that has it.
-    dd if=/tmp/data of=/dev/ublkb0 bs=4k count=16 oflag=direct,dsync conv=notrunc status=none
+    # FUA is how a write with O_SYNC reaches a disk that has it.
+    fio --name=fua --filename=/dev/ublkb0 --offset=16M --size=64k --rw=write --bs=4k --direct=1 --sync=1 --ioengine=psync \
+        --verify=crc32c --do_verify=1 >/tmp/fio 2>&1 || fail_with "$(cat /tmp/fio)"
     blkdiscard -z -o 1048576 -l 1048576 /dev/ublkb0 || fail_with "no zeroes"
     blkdiscard -o 4194304 -l 1048576 /dev/ublkb0 || fail_with "no discard"
     dd if=/tmp/data of=/dev/ublkb0 bs=512 count=3 seek=16384 oflag=direct conv=notrunc status=none

@@ -88,9 +88,10 @@ impl Register {
     /// A write begins.
     pub fn begin_write(&mut self, op: u64, value: Value, fua: bool) {
         let used = self.pending.iter().fold(0, |used, pending| used | 1 << pending.slot);
-        // Writes that processes have left to their successors add up.
+        // Writes that processes have left to their successors add up. Nothing tells when one that
+        // has no slot ends, so any value is accepted from now on.
         let Some(slot) = (0..32).find(|slot| used & (1u32 << slot) == 0) else {
-            self.lost_track = true;
+            (self.lost_track, self.last_write) = (true, Moment::MAX);
             return;
         };
         self.pending.push(Pending { slot, op, value, fua, shaken: None });
@@ -115,7 +116,7 @@ impl Register {
             _ => self.branch(ended, ending, now),
         }
         self.pending.remove(at);
-        self.last_write = now;
+        self.last_write = self.last_write.max(now);
         let buried = if ended.fua && ending == Ending::Done { 0 } else { now };
         for config in &mut self.configs {
             config.replied(ended.slot, buried);
