@@ -69,8 +69,8 @@ pub struct Header<D: Device> {
     outdated: Cell<bool>,
     /// Records are written one after the other.
     writing: Lock,
-    /// Orders writes: each goes to the file and to the copy before the next one, so that a copy that
-    /// is made as a whole lacks none.
+    /// Orders writes: each goes to the file and to the copy before the next one, so that a copy
+    /// that is made as a whole lacks none.
     one_write: Lock,
     identity: String,
     rules: HeaderRules,
