@@ -62,10 +62,7 @@ fn bcache_super_show_reads_what_make_writes() {
         let directory = scratch();
         let (cache, backings) = make_set(directory.path(), &[16], options);
         let shown = both_show(&cache);
-        assert!(
-            shown.contains("scan-resistant") && shown.contains("0 [lru]"),
-            "the default: {shown}"
-        );
+        assert!(shown.contains("adaptive") && shown.contains("0 [lru]"), "the default: {shown}");
         let shown = both_show(&backings[0]);
         for word in words {
             assert!(shown.contains(word), "\"{word}\" is missing in:\n{shown}");
@@ -76,7 +73,7 @@ fn bcache_super_show_reads_what_make_writes() {
         let options = ["--cache_replacement_policy", policy, "--discard"];
         let (cache, _) = make_set(directory.path(), &[], &options);
         let text = both_show(&cache);
-        assert!(!text.contains("scan-resistant"), "{text}");
+        assert!(!text.contains("adaptive"), "{text}");
         assert!(text.contains(shown) && text.contains("dev.cache.discard\tyes"), "{text}");
     }
 }

@@ -4,15 +4,16 @@
 use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 
-use ubcache_env::{Env, IoError};
-use ubcache_format::Geometry;
+use ubcache_env::{Env, IoError, SectorRange};
+use ubcache_format::{Geometry, Inode};
 
+use crate::alloc::policy_duel::PolicyDuel;
 use crate::counted_device::CountedDevice;
 use crate::events::{Events, FaultyDevice};
 use crate::health::Health;
 use crate::rules::{Rule, Rules};
-use crate::settings::{AttributeError, SetSettings};
-use crate::stats::reuse::Reuse;
+use crate::settings::{AttributeError, ReplacementPolicy, SetSettings};
+use crate::stats::reuse::{Reuse, Use};
 use crate::tuning::Tuning;
 
 /// See the module. Each part has one of its own, so that nothing in it is a pointer further away.
@@ -27,6 +28,8 @@ pub(crate) struct Context<E: Env> {
     pub rules: Rules,
     /// Sample of the traffic of all volumes.
     pub reuse: Rc<Reuse>,
+    /// Replacement policies tried on a sample of it.
+    pub policy_duel: Rc<PolicyDuel>,
     settings: Rc<RefCell<SetSettings>>,
 }
 
@@ -41,6 +44,7 @@ impl<E: Env> Clone for Context<E> {
             events: self.events.clone(),
             rules: self.rules,
             reuse: self.reuse.clone(),
+            policy_duel: self.policy_duel.clone(),
             settings: self.settings.clone(),
         }
     }
@@ -59,8 +63,32 @@ impl<E: Env> Context<E> {
         let events = Rc::<Events>::default();
         cache.report_faults(events.clone(), FaultyDevice::Cache);
         let health = Rc::new(Health::new(env.clone(), settings.clone(), events.clone(), rules));
-        let (cache, reuse) = (Rc::new(cache), Rc::default());
-        Context { env, cache, geometry, tuning, health, events, rules, reuse, settings }
+        Context {
+            env,
+            cache: Rc::new(cache),
+            geometry,
+            tuning,
+            health,
+            events,
+            rules,
+            reuse: Rc::default(),
+            policy_duel: Rc::default(),
+            settings,
+        }
+    }
+
+    /// A range of a volume is used.
+    #[inline(always)]
+    pub fn note_use(&self, inode: Inode, range: SectorRange, how: Use) {
+        self.reuse.note(inode, range, how);
+        self.policy_duel.note(inode, range, how);
+    }
+
+    /// Replacement policies are tried on a sample of the traffic, or not any more, as the setting
+    /// wants it.
+    pub fn switch_policy_duel(&self) {
+        let policy = self.settings().cache_replacement_policy;
+        self.policy_duel.switch(policy == ReplacementPolicy::Adaptive, &self.geometry);
     }
 
     /// Attributes of the set, as they are now.

@@ -220,6 +220,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("moving_gc", "garbage collection finds buckets to empty"),
     ("extent_moved", "an extent has moved"),
     ("reused_data_saved", "clean data that was used again moves: its bucket would have gone soon"),
+    ("another_policy_leads", "with `adaptive` another replacement policy chooses from now on"),
     ("move_overtaken", "an extent changed while it was moved"),
     ("move_without_room", "an extent is not moved: no bucket is free"),
     ("dead_volume_key_dropped", "the key of a volume that is gone is dropped"),

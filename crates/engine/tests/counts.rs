@@ -10,6 +10,7 @@ use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::stats::requests::{BypassReason, Path, PathStatus, RequestStatus};
 use ubcache_engine::{CachedVolume, DeviceCounters, DeviceLatencies};
 use ubcache_env::{Buf, Env, IoVec, Nanos, Priority, Sector, SectorRange, StreamId, Volume};
+use ubcache_format::OwnPolicy;
 use ubcache_sim::{DiskConfig, ForeignPage, Rng, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 /// Sectors of the volume: a few dozen buckets, so that requests meet.
@@ -114,7 +115,8 @@ async fn administrator(env: SimEnv, volume: Rc<CachedVolume<SimEnv>>, seed: u64)
 }
 
 async fn run(env: SimEnv, cache: SimDisk, backing: SimDisk, seed: u64) {
-    format(&cache, &backing, seed.is_multiple_of(2)).await;
+    let begins = if seed.is_multiple_of(2) { OwnPolicy::ScanResistant } else { OwnPolicy::None };
+    format(&cache, &backing, begins).await;
     let (set, volume) = open(&env, &cache, &backing).await;
     let made = Rc::new(Made::default());
     let mut tasks =
@@ -188,7 +190,7 @@ fn long_requests_are_counted_once() {
     let backing = SimDisk::new(&world, DiskConfig::new("backing", 3 * LONG_STEP + 16));
     let env = world.new_instance();
     let ended = world.run(async move {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         let whole = SectorRange::new(Sector(0), 3 * LONG_STEP);
         volume.write_zeroes(StreamId(1), whole, false, true).await.expect("zeroes");
@@ -209,7 +211,7 @@ fn statistics_by_period_are_attributes() {
     let backing = SimDisk::new(&world, DiskConfig::new("backing", SECTORS + 16));
     let env = world.new_instance();
     let ended = world.run(async move {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         let read = async || {
             let range = SectorRange::new(Sector(0), STEP);

@@ -11,6 +11,7 @@ use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::CachedVolume;
 use ubcache_env::local::join;
 use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange, StreamId, Volume};
+use ubcache_format::OwnPolicy;
 use ubcache_sim::disk::Profile;
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
@@ -39,7 +40,7 @@ fn ask(question: Question, mark: &str) -> u64 {
         let backing = SimDisk::new(&world, slow);
         let env = world.new_instance();
         let ended = world.run(async move {
-            format(&cache, &backing, false).await;
+            format(&cache, &backing, OwnPolicy::None).await;
             let (set, volume) = open(&env, &cache, &backing).await;
             volume.set_attribute("cache_mode", "writearound").expect("sets");
             volume.write(ME, BLOCK, data(0x11).into(), false).await.expect("writes");

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::CachedVolume;
 use ubcache_env::{Buf, Env, Nanos, Sector, SectorRange, StreamEnd, StreamId, Volume};
+use ubcache_format::OwnPolicy;
 use ubcache_sim::disk::{Faults, FlushLoss, Rates};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
@@ -67,7 +68,7 @@ fn in_world<F: Future<Output = ()> + 'static>(
 fn failed_flush_by_ubcache_fails_the_next_flush_of_each_writer() {
     for seed in 0..10 {
         in_world(seed, async move |env, cache, backing| {
-            format(&cache, &backing, false).await;
+            format(&cache, &backing, OwnPolicy::None).await;
             let (set, volume) = open(&env, &cache, &backing).await;
             write(&volume, A, 3, 0x55).await;
             write(&volume, B, 4, 0x66).await;
@@ -97,7 +98,7 @@ fn failed_flush_by_ubcache_fails_the_next_flush_of_each_writer() {
 #[test]
 fn new_stream_gets_the_error_of_a_stream_that_left() {
     in_world(1, async move |env, cache, backing| {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         write(&volume, A, 3, 0x55).await;
         write(&volume, B, 4, 0x66).await;
@@ -116,7 +117,7 @@ fn new_stream_gets_the_error_of_a_stream_that_left() {
 #[test]
 fn error_lost_with_its_connection_is_given_again() {
     in_world(1, async move |env, cache, backing| {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         write(&volume, A, 3, 0x55).await;
         break_next_flush(&backing, 0);
@@ -140,7 +141,7 @@ fn range_of_a_failed_flush_is_not_cached_until_written() {
         let (before, after) = (Rc::new(std::cell::Cell::new(0)), Rc::new(std::cell::Cell::new(0)));
         let (b, a) = (before.clone(), after.clone());
         in_world(seed, async move |env, cache, backing| {
-            format(&cache, &backing, false).await;
+            format(&cache, &backing, OwnPolicy::None).await;
             let (set, volume) = open(&env, &cache, &backing).await;
             volume.set_attribute("cache_mode", "writearound").expect("sets");
             write(&volume, A, 3, 0x55).await;
@@ -182,7 +183,7 @@ fn a_failed_flush_of_the_cache_device_fails_the_set() {
         let count = Rc::new(std::cell::Cell::new(0));
         let counted = count.clone();
         in_world(seed, async move |env, cache, backing| {
-            format(&cache, &backing, false).await;
+            format(&cache, &backing, OwnPolicy::None).await;
             let (set, volume) = open(&env, &cache, &backing).await;
             volume.set_attribute("cache_mode", "writeback").expect("sets");
             volume.set_attribute("writeback_running", "0").expect("sets");
@@ -229,7 +230,7 @@ fn a_failed_flush_of_the_cache_device_fails_the_set() {
 #[test]
 fn failed_flush_of_the_superblock_fails_the_next_flush_of_clients() {
     in_world(1, async move |env, cache, backing| {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         write(&volume, A, 3, 0x55).await;
         break_next_flush(&backing, 0);
@@ -247,7 +248,7 @@ fn failed_flush_of_the_superblock_fails_the_next_flush_of_clients() {
 fn stop_reports_a_loss_that_a_client_was_not_told_of() {
     for told in [false, true] {
         in_world(1, async move |env, cache, backing| {
-            format(&cache, &backing, false).await;
+            format(&cache, &backing, OwnPolicy::None).await;
             let (set, volume) = open(&env, &cache, &backing).await;
             write(&volume, A, 3, 0x55).await;
             break_next_flush(&backing, 0);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::{CacheSet, EngineError, FlashVolume};
 use ubcache_env::{Buf, IoError, Sector, SectorRange, StreamId, Volume, VolumeError};
-use ubcache_format::Uuid;
+use ubcache_format::{OwnPolicy, Uuid};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 const STREAM: StreamId = StreamId(1);
@@ -67,7 +67,7 @@ fn flushed_data_survives_a_power_failure_and_the_rest_reads_as_zeroes() {
     let disks = (cache.clone(), backing.clone());
     run(&world, |env| async move {
         let (cache, backing) = disks;
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, _volume) = open(&env, &cache, &backing).await;
         let uuid = set.create_flash("scratch", 1024).await.expect("a slot is free");
         let volume = serve(&set, uuid);
@@ -101,7 +101,7 @@ fn full_cache_refuses_writes_and_everything_else_goes_on() {
     let all = STEP * u64::from(BUCKETS);
     run(&world, move |env| async move {
         let (cache, backing) = disks;
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, other) = open(&env, &cache, &backing).await;
         let uuid = set.create_flash("scratch", 2 * all).await.expect("a slot is free");
         let volume = serve(&set, uuid);
@@ -145,7 +145,7 @@ fn full_cache_refuses_writes_and_everything_else_goes_on() {
 fn longer_volume_reads_as_zeroes_where_it_was_cut_off() {
     let (world, cache, backing) = world();
     run(&world, |env| async move {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, _volume) = open(&env, &cache, &backing).await;
         let uuid = set.create_flash("scratch", 256).await.expect("a slot is free");
         let volume = serve(&set, uuid);
@@ -168,7 +168,7 @@ fn removed_volume_gives_its_room_back_and_is_gone_after_a_restart() {
     let disks = (cache.clone(), backing.clone());
     run(&world, |env| async move {
         let (cache, backing) = disks;
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, _volume) = open(&env, &cache, &backing).await;
         let uuid = set.create_flash("scratch", 4096).await.expect("a slot is free");
         let volume = serve(&set, uuid);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, KeptOutcome, KeptState, SetOptions};
 use ubcache_env::{Buf, Sector, SectorRange, StreamId, Volume};
+use ubcache_format::OwnPolicy;
 use ubcache_sim::crash::SimKept;
 use ubcache_sim::{DiskConfig, SimDisk, SimWorld, WorldConfig};
 
@@ -28,7 +29,7 @@ impl Machine {
             DiskConfig::new("cache", support::STEP * u64::from(support::BUCKETS)),
         );
         let backing = SimDisk::new(&world, DiskConfig::new("backing", 4096));
-        support::format(&cache, &backing, false).await;
+        support::format(&cache, &backing, OwnPolicy::None).await;
         Machine { world, cache, backing, kept: Rc::new(SimKept::new(64 << 10)) }
     }
 

@@ -14,7 +14,7 @@ use ubcache_env::{
     Buf, Device, DeviceLimits, Durability, Env, IoResult, IoVec, Nanos, Sector, SectorRange,
     StreamId, Volume,
 };
-use ubcache_format::{Replacement, Superblock, Uuid};
+use ubcache_format::{OwnPolicy, Replacement, Superblock, Uuid};
 use ubcache_sim::disk::{Faults, Rates};
 use ubcache_sim::{DiskConfig, SimDisk, SimWorld, WorldConfig};
 
@@ -30,7 +30,7 @@ fn errors_of_a_moved_volume_are_events_of_its_new_set() {
     let backing = disk("backing", 65_536 + 16);
     let env = world.new_instance();
     let ended = world.run(async move {
-        format(&former, &backing, false).await;
+        format(&former, &backing, OwnPolicy::None).await;
         let (cache, set) = (Uuid([3; 16]), Uuid([8; 16]));
         let superblock =
             Superblock::new_cache(cache, set, 1, STEP as u32, BUCKETS, Replacement::Lru, false);
@@ -103,7 +103,7 @@ fn a_cancelled_move_does_not_wait_for_a_flush_of_the_new_disk() {
     let env = world.new_instance();
     let (old, data) = (backing.clone(), SectorRange::new(Sector(16), 8192));
     let ended = world.run(async move {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         let write = async |at: u64, byte: u8| {
             let range = SectorRange::new(Sector(at), 8);

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use ubcache_env::bytes::{self, ByteRange};
 use ubcache_env::local::join_all;
 use ubcache_env::{Buf, Env, Nanos, StreamId, Volume};
+use ubcache_format::OwnPolicy;
 use ubcache_sim::{DiskConfig, Rng, SimDisk, SimWorld, WorldConfig};
 
 use support::{BUCKETS, STEP, format, open};
@@ -39,7 +40,7 @@ fn run(seed: u64, mode: &'static str, detached: bool) {
     let backing = SimDisk::new(&world, DiskConfig { block_bytes: BLOCK as u32, ..config });
     {
         let (cache, backing) = (cache.clone(), backing.clone());
-        world.run(async move { format(&cache, &backing, false).await }).expect("formats");
+        world.run(async move { format(&cache, &backing, OwnPolicy::None).await }).expect("formats");
     }
     let env = world.new_instance();
     let handle = env.clone();

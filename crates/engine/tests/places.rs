@@ -5,6 +5,7 @@ mod support;
 use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::CachedVolume;
 use ubcache_env::{Buf, Sector, SectorRange, StreamId, Volume, VolumeError};
+use ubcache_format::OwnPolicy;
 use ubcache_sim::{DiskConfig, ForeignPage, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 const SECTORS: u64 = 64 * STEP;
@@ -48,7 +49,7 @@ fn run<F: Future<Output = ()> + 'static>(
 #[test]
 fn what_the_cache_has_in_one_place_or_in_several_is_read_to_the_place() {
     run(|env, cache, backing| async move {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         volume.set_attribute("cache_mode", "writeback").expect("a mode");
         // Two writes, so two places.
@@ -80,7 +81,7 @@ fn what_the_cache_has_in_one_place_or_in_several_is_read_to_the_place() {
 #[test]
 fn clean_data_that_the_cache_cant_return_comes_from_the_disk_and_dirty_data_fails() {
     run(|env, cache, backing| async move {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         let range = SectorRange::new(Sector(0), 8);
         write(&volume, range, 3).await;

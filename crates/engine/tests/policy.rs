@@ -8,7 +8,7 @@ use std::rc::Rc;
 use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::CachedVolume;
 use ubcache_env::{Buf, Device, Sector, SectorRange, StreamId, Volume};
-use ubcache_format::{Replacement, Superblock};
+use ubcache_format::{OwnPolicy, Replacement, Superblock};
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 const POLICY: &str = "cache_replacement_policy";
@@ -38,13 +38,13 @@ async fn read(volume: &CachedVolume<SimEnv>, slots: impl Iterator<Item = u64>) -
 
 #[test]
 fn set_starts_with_the_policy_of_its_superblock_and_keeps_changes() {
-    for begins in [false, true] {
+    for begins in [OwnPolicy::None, OwnPolicy::ScanResistant, OwnPolicy::Adaptive] {
         in_a_world(10, async move |env, cache, backing| {
             format(&cache, &backing, begins).await;
-            let first = if begins {
-                "lru fifo random [scan-resistant]"
-            } else {
-                "[lru] fifo random scan-resistant"
+            let first = match begins {
+                OwnPolicy::None => "[lru] fifo random scan-resistant two-queue adaptive",
+                OwnPolicy::ScanResistant => "lru fifo random [scan-resistant] two-queue adaptive",
+                _ => "lru fifo random scan-resistant two-queue [adaptive]",
             };
             for _ in 0..2 {
                 let (set, _volume) = open(&env, &cache, &backing).await;
@@ -57,7 +57,7 @@ fn set_starts_with_the_policy_of_its_superblock_and_keeps_changes() {
                 );
                 set.stop().await.expect("stops");
             }
-            for policy in ["fifo", "scan-resistant", "lru"] {
+            for policy in ["fifo", "scan-resistant", "two-queue", "adaptive", "lru"] {
                 let (set, _volume) = open(&env, &cache, &backing).await;
                 set.set_attribute(POLICY, policy).expect("sets");
                 set.stop().await.expect("stops");
@@ -75,12 +75,12 @@ async fn hits_beside_scans(
     env: SimEnv,
     cache: SimDisk,
     backing: SimDisk,
-    scan_resistant: bool,
+    begins: OwnPolicy,
 ) -> u64 {
     const HOT: u64 = 200;
     const ROUNDS: u64 = 40;
     const SCAN: u64 = 250;
-    format(&cache, &backing, scan_resistant).await;
+    format(&cache, &backing, begins).await;
     let (set, volume) = open(&env, &cache, &backing).await;
     let mut hits = 0;
     for round in 0..ROUNDS {
@@ -96,14 +96,15 @@ async fn hits_beside_scans(
 #[test]
 fn scans_do_not_empty_the_cache() {
     let counts = Rc::new(std::cell::RefCell::new(Vec::new()));
-    for scan_resistant in [false, true] {
+    for begins in [OwnPolicy::None, OwnPolicy::ScanResistant, OwnPolicy::Adaptive] {
         let counts = counts.clone();
         in_a_world(200 + 40 * 250, async move |env, cache, backing| {
-            let hits = hits_beside_scans(env, cache, backing, scan_resistant).await;
+            let hits = hits_beside_scans(env, cache, backing, begins).await;
             counts.borrow_mut().push(hits);
         });
     }
     let counts = counts.borrow();
     assert!(counts[0] < 200, "{counts:?}: lru has lost most of it when it comes again");
     assert!(counts[1] > 500, "{counts:?}: of 1800 uses a good part are hits");
+    assert!(counts[2] > 500, "{counts:?}: the adaptive policy sees it");
 }

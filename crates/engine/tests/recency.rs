@@ -5,6 +5,7 @@ mod support;
 use support::{STEP, format, open};
 use ubcache_engine::CachedVolume;
 use ubcache_env::{Sector, SectorRange, StreamId, Volume};
+use ubcache_format::OwnPolicy;
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 const SLOTS: u64 = 1200;
@@ -26,7 +27,7 @@ fn hot_data_outlives_cold_data_across_a_restart() {
     let backing = SimDisk::new(&world, DiskConfig::new("backing", SLOTS * STEP + 16));
     let env = world.new_instance();
     let ended = world.run(async move {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let (set, volume) = open(&env, &cache, &backing).await;
         // Cold data lies in lower buckets and in higher ones than hot data.
         let cold = || (0..200).chain(400..600);

@@ -8,6 +8,7 @@ use support::{BUCKETS, STEP, format, open};
 use ubcache_engine::events::{SetEvent, VolumeChange};
 use ubcache_engine::{CacheSet, CachedVolume, EngineError, ScrubState};
 use ubcache_env::{Env, Nanos, Sector, SectorRange, StreamId, Volume};
+use ubcache_format::OwnPolicy;
 use ubcache_sim::{DiskConfig, SimDisk, SimEnv, SimWorld, WorldConfig};
 
 /// Sectors of the volume.
@@ -71,7 +72,7 @@ fn with_warm_cache<F: Future<Output = ()> + 'static>(
     let backing = SimDisk::new(&world, DiskConfig::new("backing", SECTORS + DATA_AT));
     let inner = world.clone();
     let ended = world.run(async move {
-        format(&cache, &backing, false).await;
+        format(&cache, &backing, OwnPolicy::None).await;
         let machine = Machine::start(&inner, &cache, &backing).await;
         machine.warm().await;
         body(machine, inner).await;

@@ -76,7 +76,7 @@ pub use pointer::*;
 pub use prio::*;
 pub use run_numbers::*;
 pub use salvage::*;
-pub use stamp::{Drops, LastRun, Padding, Stamp};
+pub use stamp::{Drops, LastRun, OwnPolicy, Padding, Stamp};
 pub use superblock::*;
 pub use units::*;
 pub use uuids::*;

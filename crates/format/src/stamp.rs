@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  64         72          73           74              75     76      80
-//!  │ ubcache1 │ own chain │ to be      │ scan-resistant│ bound│ check │
+//!  │ ubcache1 │ own chain │ to be      │ own policy    │ bound│ check │
 //!  │          │           │ dropped    │               │      │       │
 //! ```
 //!
@@ -26,7 +26,7 @@ pub(crate) const STAMP_BYTES: usize = 16;
 const NAME: [u8; 8] = *b"ubcache1";
 const OWN_CHAIN: usize = 8;
 const DROPS: usize = 9;
-const SCAN_RESISTANT: usize = 10;
+const OWN_POLICY: usize = 10;
 const BOUND: usize = 11;
 const CHECK: usize = 12;
 
@@ -39,6 +39,45 @@ pub enum Drops {
     Tool,
 }
 
+/// Replacement policy of ubcache's own, for which the superblock names lru.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum OwnPolicy {
+    /// None: the superblock says it all.
+    #[default]
+    None,
+    /// The bucket goes that is worth least by what buckets like it were used for.
+    ScanResistant,
+    /// Data that is used again is kept apart from data that is not.
+    TwoQueue,
+    /// The policy of these, and lru, that would have had most hits of late.
+    Adaptive,
+}
+
+impl OwnPolicy {
+    const ALL: [OwnPolicy; 4] =
+        [OwnPolicy::None, OwnPolicy::ScanResistant, OwnPolicy::TwoQueue, OwnPolicy::Adaptive];
+
+    /// Its name; empty for none.
+    pub fn word(self) -> &'static str {
+        match self {
+            OwnPolicy::None => "",
+            OwnPolicy::ScanResistant => "scan-resistant",
+            OwnPolicy::TwoQueue => "two-queue",
+            OwnPolicy::Adaptive => "adaptive",
+        }
+    }
+
+    /// The policy of that name.
+    pub fn named(word: &str) -> Option<OwnPolicy> {
+        OwnPolicy::ALL.into_iter().find(|policy| policy.word() == word)
+    }
+
+    /// The policy with this number in a stamp; none for one of a later version.
+    fn numbered(number: u8) -> OwnPolicy {
+        OwnPolicy::ALL.get(usize::from(number)).copied().unwrap_or_default()
+    }
+}
+
 /// ubcache's statement about the set in an entry.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stamp {
@@ -47,8 +86,8 @@ pub struct Stamp {
     pub own_chain: bool,
     /// Data that has to be dropped before the set is served.
     pub drops: Option<Drops>,
-    /// True if the scan-resistant policy is in force where the superblock names lru.
-    pub scan_resistant: bool,
+    /// Replacement policy in force where the superblock names lru.
+    pub own_policy: OwnPolicy,
 }
 
 impl Stamp {
@@ -61,7 +100,7 @@ impl Stamp {
                 2 => Some(Drops::Tool),
                 _ => Some(Drops::Driver),
             },
-            scan_resistant: bytes[SCAN_RESISTANT] == 1,
+            own_policy: OwnPolicy::numbered(bytes[OWN_POLICY]),
         })
     }
 
@@ -74,7 +113,7 @@ impl Stamp {
             Some(Drops::Driver) => 1,
             Some(Drops::Tool) => 2,
         };
-        bytes[SCAN_RESISTANT] = u8::from(self.scan_resistant);
+        bytes[OWN_POLICY] = self.own_policy as u8;
         bytes
     }
 }
@@ -149,11 +188,13 @@ impl fmt::Display for Padding {
             (stamp.own_chain, ",own-chain"),
             (stamp.drops == Some(Drops::Driver), ",drops-what-the-driver-left"),
             (stamp.drops == Some(Drops::Tool), ",drops-what-a-tool-left"),
-            (stamp.scan_resistant, ",scan-resistant"),
         ] {
             f.write_str(if said { word } else { "" })?;
         }
-        Ok(())
+        match stamp.own_policy {
+            OwnPolicy::None => Ok(()),
+            policy => write!(f, ",{}", policy.word()),
+        }
     }
 }
 
@@ -199,12 +240,12 @@ impl LastRun {
         }
     }
 
-    /// Returns true if the scan-resistant policy was in force: no data depends on it, so an
-    /// unverified stamp will do.
-    pub fn scan_resistant(self) -> bool {
+    /// Returns ubcache's own policy that was in force: no data depends on it, so an unverified
+    /// stamp will do.
+    pub fn own_policy(self) -> OwnPolicy {
         match self {
-            LastRun::Ubcache(stamp) | LastRun::Unknown(stamp) => stamp.scan_resistant,
-            LastRun::Other => false,
+            LastRun::Ubcache(stamp) | LastRun::Unknown(stamp) => stamp.own_policy,
+            LastRun::Other => OwnPolicy::None,
         }
     }
 

@@ -5,6 +5,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use ubcache_format::*;
 
+const OWN_POLICIES: [OwnPolicy; 4] =
+    [OwnPolicy::None, OwnPolicy::ScanResistant, OwnPolicy::TwoQueue, OwnPolicy::Adaptive];
+
 fn geometry() -> impl Strategy<Value = Geometry> {
     (any::<u64>(), 3_u32..9, 0_u32..4, 513_u32..100_000, 1_u32..20, 2_u32..40).prop_map(
         |(set_magic, bucket, block, buckets, first_bucket, journal_buckets)| Geometry {
@@ -58,13 +61,10 @@ fn padding() -> impl Strategy<Value = Padding> {
     let stamp = (
         any::<bool>(),
         prop_oneof![Just(None), Just(Some(Drops::Driver)), Just(Some(Drops::Tool))],
-        any::<bool>(),
+        prop::sample::select(&OWN_POLICIES),
     );
-    let stamp = stamp.prop_map(|(own_chain, drops, scan_resistant)| Stamp {
-        own_chain,
-        drops,
-        scan_resistant,
-    });
+    let stamp =
+        stamp.prop_map(|(own_chain, drops, own_policy)| Stamp { own_chain, drops, own_policy });
     prop_oneof![
         stamp.clone().prop_map(Padding::Bound),
         stamp.prop_map(Padding::Unbound),

@@ -11,8 +11,8 @@ use ubcache_engine::{
 };
 use ubcache_env::{Buf, Env, KeptMemory, Nanos, Priority, Sector, SectorRange};
 use ubcache_format::{
-    CacheMode, DEFAULT_DATA_OFFSET, Replacement, SECTOR_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR,
-    Superblock, Uuid,
+    CacheMode, DEFAULT_DATA_OFFSET, OwnPolicy, Replacement, SECTOR_BYTES, SUPERBLOCK_BYTES,
+    SUPERBLOCK_SECTOR, Superblock, Uuid,
 };
 
 use crate::disk::{SimDisk, Snapshot};
@@ -74,8 +74,12 @@ fn new_cache(setup: &Setup, name: &str) -> Superblock {
         replacement,
         cache.discard,
     );
-    // The default of new sets twice as often as the older ones.
-    superblock.set_begins_scan_resistant(matches!(mix(*seed) % 6, 0 | 4));
+    // A policy of the driver's is as likely as one of the others.
+    superblock.set_begins_with(match mix(*seed) % 6 {
+        0 => OwnPolicy::Adaptive,
+        4 => OwnPolicy::ScanResistant,
+        _ => OwnPolicy::None,
+    });
     superblock
 }
 
@@ -458,7 +462,7 @@ impl System for CacheSystem {
             })?;
         // A policy that is changed while the set runs, at every start.
         if mix(setup.plan.seed).is_multiple_of(12) {
-            for policy in ["lru", "scan-resistant"] {
+            for policy in ["lru", "scan-resistant", "adaptive"] {
                 set.set_attribute("cache_replacement_policy", policy)
                     .map_err(|error| error.to_string())?;
             }

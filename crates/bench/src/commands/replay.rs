@@ -55,7 +55,7 @@ pub struct Args {
     json: bool,
 }
 
-const POLICIES: [&str; 4] = ["lru", "fifo", "random", "scan-resistant"];
+const POLICIES: [&str; 6] = ["lru", "fifo", "random", "scan-resistant", "two-queue", "adaptive"];
 
 /// Shares of the footprint that are looked at if no sizes are given.
 const SHARES: &[f64] = &[0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0];

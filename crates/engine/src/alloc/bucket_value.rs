@@ -89,6 +89,11 @@ impl BucketValue {
         (began % (1 << CLASS_BITS)) as usize * AGES + age as usize
     }
 
+    /// Class of the data that the bucket was taken for.
+    pub fn class(&self, bucket: BucketNr) -> usize {
+        (self.began[bucket.0 as usize] % (1 << CLASS_BITS)) as usize
+    }
+
     /// So many sectors of the bucket were used again.
     pub fn hit(&mut self, bucket: BucketNr, sectors: u64) {
         let kind = self.kind(bucket);

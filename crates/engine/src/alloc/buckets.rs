@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use ubcache_env::Work;
-use ubcache_format::{BucketNr, Generation, Geometry, Pointer, PrioEntry, Reach};
+use ubcache_env::{SectorRange, Work};
+use ubcache_format::{BucketNr, Generation, Geometry, Inode, Pointer, PrioEntry, Reach};
 
 use super::block_reuse::Reuse;
 use super::bucket_pins::Pins;
@@ -12,6 +12,7 @@ use super::change_signal::ChangeSignal;
 use super::data_class::Class;
 use super::pace::Evacuation;
 use super::recency::Recency;
+use super::recent_fills::RecentFills;
 use super::replacement_policy::Policy;
 use super::space_below::Space;
 use crate::rules::{Rule, Rules};
@@ -108,6 +109,7 @@ pub(crate) struct Buckets {
     pub(super) promised: Vec<BucketNr>,
     pub(super) victims: Policy,
     pub(super) reuse: Reuse,
+    fills: RecentFills,
     /// Logarithm of the sectors in a bucket, which are mostly a power of two.
     bucket_shift: Option<u32>,
     /// See [`Buckets::watermarks`].
@@ -172,6 +174,7 @@ impl Buckets {
             promised: Vec::new(),
             victims: Policy::new(geometry.buckets, ReplacementPolicy::Fifo),
             reuse: Reuse::default(),
+            fills: RecentFills::default(),
             bucket_shift: geometry
                 .bucket_sectors
                 .is_power_of_two()
@@ -266,19 +269,32 @@ impl Buckets {
     /// Changes the replacement policy; [`Buckets::learn_policy`] has to be called until it knows
     /// all.
     pub fn set_policy(&mut self, policy: ReplacementPolicy) {
-        let on = policy == ReplacementPolicy::ScanResistant;
+        let (on, geometry) = (policy.learns(), &self.geometry);
         if on != self.reuse.is_on() {
-            self.reuse = if on { Reuse::new(&self.geometry) } else { Reuse::default() };
+            self.reuse = if on { Reuse::new(geometry) } else { Reuse::default() };
+        }
+        let on = matches!(policy, ReplacementPolicy::TwoQueue | ReplacementPolicy::Adaptive);
+        if on != self.fills.is_on() {
+            self.fills = if on { RecentFills::new(geometry) } else { RecentFills::default() };
         }
         self.victims.set_policy(policy);
+    }
+    /// The policy that chooses now: with adaptive one of the others.
+    pub fn leading_policy(&self) -> ReplacementPolicy {
+        self.victims.leader()
     }
     /// Returns true if data that is used again has buckets of its own.
     pub fn protects(&self) -> bool {
         self.victims.protects()
     }
-    /// Class of what clients read: of its own, if the policy protects it.
-    pub fn class_of_fills(&self) -> Class {
-        if self.protects() { Class::Filled } else { Class::Clean }
+    /// Class of the range that a client reads into the cache: of its own, if the policy protects
+    /// it.
+    pub fn class_of_fill(&mut self, inode: Inode, range: SectorRange) -> Class {
+        match self.protects() {
+            false => Class::Clean,
+            true if self.fills.note(inode, range) => Class::FilledAgain,
+            true => Class::Filled,
+        }
     }
     pub fn free_len(&self) -> usize {
         self.free.len() + self.free_with_space.len()

@@ -10,11 +10,20 @@ pub(crate) enum Class {
     MovedDirty = 3,
     /// Read by a client; with policies that don't care it is with what was written.
     Filled = 4,
+    /// Read by a client soon after it was evicted.
+    FilledAgain = 5,
 }
-pub(super) const CLASSES: usize = 5;
+pub(super) const CLASSES: usize = 6;
 
 impl Class {
     pub fn is_moved(self) -> bool {
         matches!(self, Class::MovedClean | Class::MovedDirty)
+    }
+
+    /// Returns true if data of the class with this number was used more than once.
+    pub fn came_again(class: usize) -> bool {
+        [Class::MovedClean, Class::MovedDirty, Class::FilledAgain]
+            .iter()
+            .any(|&again| again as usize == class)
     }
 }

@@ -9,7 +9,7 @@ use ubcache_format::{BucketNr, Pointer};
 use super::allocator::Allocator;
 use super::bucket_set::BucketSet;
 use super::buckets::{Buckets, Role};
-use super::replacement_policy::{DRAWN, Policy, Saving};
+use super::replacement_policy::{DRAWN, Look, Policy, Saving};
 use crate::rules::Rule;
 use crate::settings::ReplacementPolicy;
 
@@ -107,17 +107,13 @@ impl Buckets {
             left = left.saturating_sub(CHOICE_STEPS);
             self.work.add(DRAWN);
             let mut victims = self.take_victims();
-            let picked = victims.pick(
-                &mut random,
-                |bucket| self.may_take(BucketNr(bucket)),
-                |bucket| self.live[bucket as usize],
-            );
+            let picked = victims.pick(&mut random, self);
             if picked.is_none()
                 && let Some(bucket) = victims.oldest()
             {
                 self.aged |= self.is_aged(bucket);
             }
-            self.victims = victims;
+            self.put_victims(victims);
             match picked {
                 Some(bucket) => {
                     eviction.dropped += u64::from(self.live(bucket));
@@ -134,6 +130,11 @@ impl Buckets {
         std::mem::replace(&mut self.victims, Policy::new(0, ReplacementPolicy::Fifo))
     }
 
+    fn put_victims(&mut self, mut victims: Policy) {
+        victims.take_stayed().into_iter().for_each(|bucket| self.reuse.forget_bucket(bucket));
+        self.victims = victims;
+    }
+
     /// Counts what there is in these buckets.
     fn census(&mut self, buckets: Range<usize>) {
         let data = buckets.filter(|&index| matches!(self.role[index], Role::Open | Role::Data));
@@ -148,22 +149,19 @@ impl Buckets {
         let count =
             (self.watermarks().1 + self.end() as usize / UPCOMING_PART).saturating_sub(available);
         let mut victims = self.take_victims();
-        let done = victims.choose(
-            count,
-            most,
-            random,
-            |bucket| self.may_take(BucketNr(bucket)),
-            |bucket| self.live[bucket as usize],
-        );
-        self.victims = victims;
+        let done = victims.choose(count, most, random, self);
+        self.put_victims(victims);
         done
     }
 
     /// Looks at up to `most` of the next victims; says whether those are all.
     fn save(&mut self, saving: &mut Saving, steps: usize) -> bool {
-        let (reuse, most) = (&self.reuse, (steps / (self.reuse.steps() + 2 * LOOK_STEPS)).max(1));
+        let most = (steps / (self.reuse.steps() + 2 * LOOK_STEPS)).max(1);
         self.work.add(most);
-        self.victims.save(saving, most, |bucket| reuse.sectors(BucketNr(bucket)))
+        let mut victims = self.take_victims();
+        let done = victims.save(saving, most, self);
+        self.put_victims(victims);
+        done
     }
 
     /// These sectors were moved away: nothing of them is worth saving any more.
@@ -202,11 +200,30 @@ impl Buckets {
     }
 }
 
+impl Look for Buckets {
+    fn may_take(&self, bucket: u32) -> bool {
+        self.may_take(BucketNr(bucket))
+    }
+
+    fn live(&self, bucket: u32) -> u32 {
+        self.live[bucket as usize]
+    }
+
+    fn reused(&self, bucket: u32) -> u64 {
+        self.reuse.sectors(BucketNr(bucket))
+    }
+
+    fn bucket_sectors(&self) -> u32 {
+        self.geometry.bucket_sectors
+    }
+}
+
 impl<E: Env> Allocator<E> {
     /// E1: gives up dead buckets and victims until `goal` are free or on the way to it, or no more
     /// can be had. Says how many live sectors were dropped.
     pub async fn evict(&self, goal: usize) -> u64 {
         let steps = self.context.tuning.slice_steps;
+        self.note_leader();
         let mut eviction = self.buckets.borrow().eviction(goal);
         loop {
             let random = || self.context.env.random();
@@ -218,10 +235,18 @@ impl<E: Env> Allocator<E> {
         }
     }
 
+    /// Has the policy choose that the duel of policies names.
+    fn note_leader(&self) {
+        if self.buckets.borrow_mut().victims.lead(self.context.policy_duel.leader()) {
+            self.context.env.mark("another_policy_leads");
+        }
+    }
+
     /// Chooses the next victims, with the policy that does so ahead; those that hold data which was
     /// used again.
     pub async fn choose_victims(&self) -> BucketSet {
         let buckets = &self.buckets;
+        self.note_leader();
         let begun = buckets.borrow_mut().victims.census_begins();
         if begun {
             self.for_all_buckets(1, |part| buckets.borrow_mut().census(part)).await;

@@ -16,6 +16,9 @@
 //! | [`reserves`] | free buckets that are kept for metadata and for the next start |
 //! | [`replacement_policy`], [`eviction_list`] | the replacement policy, and its lists of victims |
 //! | [`bucket_value`] | the value of keeping a bucket, learnt from hits |
+//! | [`two_queue`] | the order of victims in which what came once goes first |
+//! | [`policy_duel`], [`shadow_cache`] | the policy that would have had most hits of late |
+//! | [`recent_fills`] | blocks that were read into the cache of late |
 //! | [`block_reuse`] | which cached blocks were used again |
 //! | [`evacuation`] | buckets beyond the end of a cache that becomes smaller (A12) |
 //! | [`pace`] | the way in which they are emptied |
@@ -49,13 +52,17 @@ mod generations;
 mod no_space;
 pub(crate) mod open_buckets;
 pub(crate) mod pace;
+pub(crate) mod policy_duel;
 pub(crate) mod prio_chain;
 pub(crate) mod prio_chain_io;
 mod priority_stats;
 pub(crate) mod promised_buckets;
 pub(crate) mod recency;
+mod recent_fills;
 mod replacement_policy;
 mod reserves;
 mod roles_after_counting;
 mod sector_counts;
+mod shadow_cache;
 mod space_below;
+mod two_queue;

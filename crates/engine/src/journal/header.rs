@@ -2,7 +2,7 @@
 //! stamp of ubcache.
 
 use ubcache_env::Env;
-use ubcache_format::{BucketNr, JournalSeq, Key};
+use ubcache_format::{BucketNr, JournalSeq, Key, OwnPolicy};
 
 use super::Journal;
 
@@ -43,9 +43,8 @@ impl<E: Env> Journal<E> {
 
     /// Notes a replacement policy that the superblock can't name. Says which entry will have it, if
     /// that is news.
-    pub fn set_scan_resistant(&self, is_on: bool) -> Option<JournalSeq> {
-        let was =
-            std::mem::replace(&mut self.state.borrow_mut().header.stamp.scan_resistant, is_on);
-        (was != is_on).then(|| self.force_soon())
+    pub fn set_own_policy(&self, policy: OwnPolicy) -> Option<JournalSeq> {
+        let was = std::mem::replace(&mut self.state.borrow_mut().header.stamp.own_policy, policy);
+        (was != policy).then(|| self.force_soon())
     }
 }

@@ -233,7 +233,7 @@ impl<E: Env> CachedVolume<E> {
         // The request has taken the time that the device has.
         let (_, taken) = self.context.cache.latest();
         self.counts.ended(Path::Hit, keys.bytes(), taken);
-        self.context.reuse.note(self.inode(), keys, Use::Read);
+        self.context.note_use(self.inode(), keys, Use::Read);
     }
 
     /// Decides if the request goes past the cache; it enters the history of its stream, and its

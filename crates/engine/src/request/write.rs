@@ -89,14 +89,14 @@ impl<E: Env> CachedVolume<E> {
             if let Some(done) = self.end_in_cache(range, &payload, fua).await {
                 let taken = Taken::new(self.context.env.now().since(started));
                 self.counts.ended(Path::WritebackWrite, range.bytes(), taken);
-                self.context.reuse.note(self.inode(), range, Use::Write);
+                self.context.note_use(self.inode(), range, Use::Write);
                 return done;
             }
             self.context.env.mark("writeback_degraded");
         }
         let past = bypass.is_some() || !is_data;
         let done = self.write_through(ticket, range, payload, fua, past).await;
-        self.context.reuse.note(self.inode(), range, if past { Use::Drop } else { Use::Write });
+        self.context.note_use(self.inode(), range, if past { Use::Drop } else { Use::Write });
         if is_data {
             let path = if past { Path::BypassWrite } else { Path::WritethroughWrite };
             self.request_ended(path, bypass, range.bytes(), started);

@@ -6,7 +6,7 @@ use ubcache_env::{Env, Priority};
 
 use super::{CacheSet, Set};
 use crate::errors::EngineError;
-use crate::settings::{AttributeError, ReplacementPolicy, SetSettings, table};
+use crate::settings::{AttributeError, SetSettings, table};
 use crate::stats::periods::{self, PeriodStatus};
 use crate::superblock::write_superblock;
 use crate::volume::attributes::CLEAR_STATS;
@@ -35,12 +35,12 @@ impl<E: Env> CacheSet<E> {
             buckets.set_discard(discard);
             buckets.learn_policy(0)
         };
+        set.context.switch_policy_duel();
         if !knows_all {
             let set = set.clone();
             self.set.spawn(Priority::Background, async move { set.learn_policy().await });
         }
-        let scan_resistant = policy == ReplacementPolicy::ScanResistant;
-        if let Some(entry) = set.journal.set_scan_resistant(scan_resistant) {
+        if let Some(entry) = set.journal.set_own_policy(policy.own()) {
             set.mark_at.set(entry);
         }
         let mut superblock = set.superblock.borrow_mut();
@@ -104,6 +104,9 @@ impl<E: Env> CacheSet<E> {
             "bucket_size" => Some(crate::settings::human(status().bucket_bytes as i64)),
             "block_size" => Some(crate::settings::human(status().block_bytes as i64)),
             "nbuckets" => Some(self.set.superblock.borrow().nbuckets.to_string()),
+            "cache_replacement_leader" => {
+                Some(self.set.allocator.buckets().leading_policy().word())
+            }
             "priority_stats" => Some(self.set.allocator.buckets().priority_stats()),
             _ if name.contains('/') => periods::attribute(name, || self.periods()),
             _ => self.set.context.settings().get(name),

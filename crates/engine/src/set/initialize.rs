@@ -6,8 +6,8 @@ use std::ops::Range;
 use ubcache_env::{Buf, Durability, Env, IoVec, SectorRange};
 use ubcache_format::{
     BucketNr, Generation, Geometry, INITIAL_PRIORITY, Inode, JournalEntry, JournalSeq, Key,
-    Padding, Pointer, PrioEntry, PrioSet, SECTOR_BYTES, Sector, Stamp, Superblock, encode_bset,
-    encode_entry, encode_uuids,
+    OwnPolicy, Padding, Pointer, PrioEntry, PrioSet, SECTOR_BYTES, Sector, Stamp, Superblock,
+    encode_bset, encode_entry, encode_uuids,
 };
 
 use crate::alloc::buckets::PRIORITY_METADATA;
@@ -48,7 +48,7 @@ pub(crate) async fn first_run<E: Env>(
 ) -> Result<(), EngineError> {
     const WHAT: &str = "making the set";
     superblock.journal_buckets = Geometry::default_journal_buckets(superblock.nbuckets);
-    let scan_resistant = superblock.begins_scan_resistant();
+    let own_policy = superblock.begins_with();
     let geometry = superblock.geometry();
     forget_older_journal(env, device, &geometry).await?;
     let first = geometry.first_bucket + geometry.journal_buckets;
@@ -96,15 +96,15 @@ pub(crate) async fn first_run<E: Env>(
         root_level: 0,
         prio_bucket: chain[0],
         keys: Vec::new(),
-        padding: Padding::Bound(Stamp { own_chain: true, drops: None, scan_resistant }),
+        padding: Padding::Bound(Stamp { own_chain: true, drops: None, own_policy }),
     };
     device.flush().await.map_err(io())?;
     let at = geometry.bucket_start(geometry.journal_bucket(0));
     write(at, encode_entry(&geometry, &entry), Durability::Fua).await.map_err(io())?;
     superblock.set_sync(true);
-    if scan_resistant {
+    if own_policy != OwnPolicy::None {
         // The journal's stamp says it from now on, and changes with the policy.
-        superblock.set_begins_scan_resistant(false);
+        superblock.set_begins_with(OwnPolicy::None);
     }
     superblock.mark_started(env.unix_seconds() as u32);
     write_superblock(device, superblock, "writing the cache superblock").await

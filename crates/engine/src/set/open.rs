@@ -136,11 +136,9 @@ fn stamp_of_former_run(found: &Found, rules: Rules) -> Stamp {
     match found.last_run {
         LastRun::Ubcache(stamp) => stamp,
         LastRun::Unknown(stamp) if !rules.keeps(Rule::H1TwoStamps) => stamp,
-        other => Stamp {
-            own_chain: false,
-            drops: Some(Drops::Driver),
-            scan_resistant: other.scan_resistant(),
-        },
+        other => {
+            Stamp { own_chain: false, drops: Some(Drops::Driver), own_policy: other.own_policy() }
+        }
     }
 }
 
@@ -186,7 +184,7 @@ fn assemble<E: Env>(
 ) -> Rc<Set<E>> {
     let geometry = superblock.geometry();
     let mut settings = options.settings;
-    let policy = ReplacementPolicy::from_stored(superblock.replacement(), stamp.scan_resistant);
+    let policy = ReplacementPolicy::from_stored(superblock.replacement(), stamp.own_policy);
     settings.cache_replacement_policy = policy;
     settings.discard = superblock.discard();
     buckets.set_policy(policy);
@@ -203,6 +201,7 @@ fn assemble<E: Env>(
         stamp,
     };
     let context = Context::new(env, cache, geometry, settings, options.tuning, options.rules);
+    context.switch_policy_duel();
     let pins = Rc::new(EntryPins::default());
     let journal = Rc::new(Journal::new(context.clone(), pins.clone(), header, ring, next, kept));
     let allocator = Allocator::new(context.clone(), journal.clone(), buckets, chain);

@@ -182,7 +182,7 @@ mod tests {
             ("idle_max_writeback_rate", "1"),
             ("cutoff_writeback", "40"),
             ("cutoff_writeback_sync", "70"),
-            ("cache_replacement_policy", "[lru] fifo random scan-resistant"),
+            ("cache_replacement_policy", "[lru] fifo random scan-resistant two-queue adaptive"),
             ("discard", "0"),
         ] {
             assert_eq!(set.get(name).as_deref(), Some(text), "{name}");
@@ -228,7 +228,11 @@ mod tests {
             ("cutoff_writeback", "0", "40"),
             ("cutoff_writeback", "70%", "70"),
             ("cutoff_writeback_sync", "0", "70"),
-            ("cache_replacement_policy", "random", "lru fifo [random] scan-resistant"),
+            (
+                "cache_replacement_policy",
+                "random",
+                "lru fifo [random] scan-resistant two-queue adaptive",
+            ),
         ] {
             assert_eq!(set(name, value).as_deref(), Ok(shown), "{name} {value}");
         }

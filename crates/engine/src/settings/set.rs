@@ -1,6 +1,6 @@
 //! The settings of a set and its cache device.
 
-use ubcache_format::Replacement;
+use ubcache_format::{OwnPolicy, Replacement};
 
 use super::AttributeError;
 use super::table::{self, Attribute, Kept, Owner};
@@ -21,6 +21,8 @@ const REPLACEMENTS: &Choices<ReplacementPolicy> = &[
     ("fifo", ReplacementPolicy::Fifo),
     ("random", ReplacementPolicy::Random),
     ("scan-resistant", ReplacementPolicy::ScanResistant),
+    ("two-queue", ReplacementPolicy::TwoQueue),
+    ("adaptive", ReplacementPolicy::Adaptive),
 ];
 
 /// Choice of the clean bucket that is evicted next.
@@ -36,15 +38,30 @@ pub enum ReplacementPolicy {
     /// The one that is worth least by what buckets like it were used for; what was used again is
     /// moved out of it.
     ScanResistant,
+    /// The one filled first of the data that was not used again, while that has more than a tenth
+    /// of the cache, otherwise of the data that was.
+    TwoQueue,
+    /// That of `Lru`, `ScanResistant` and `TwoQueue` which would have had most hits of late.
+    Adaptive,
 }
 
 impl ReplacementPolicy {
     /// Policy in the superblock, where the driver has to find one that it knows.
     pub(crate) fn stored(self) -> Replacement {
         match self {
-            ReplacementPolicy::Lru | ReplacementPolicy::ScanResistant => Replacement::Lru,
             ReplacementPolicy::Fifo => Replacement::Fifo,
             ReplacementPolicy::Random => Replacement::Random,
+            _ => Replacement::Lru,
+        }
+    }
+
+    /// Policy in the stamp of the journal, where the superblock can't name it.
+    pub(crate) fn own(self) -> OwnPolicy {
+        match self {
+            ReplacementPolicy::ScanResistant => OwnPolicy::ScanResistant,
+            ReplacementPolicy::TwoQueue => OwnPolicy::TwoQueue,
+            ReplacementPolicy::Adaptive => OwnPolicy::Adaptive,
+            _ => OwnPolicy::None,
         }
     }
 
@@ -52,17 +69,30 @@ impl ReplacementPolicy {
     pub(crate) fn order(self) -> Replacement {
         match self {
             ReplacementPolicy::ScanResistant => Replacement::Random,
+            ReplacementPolicy::TwoQueue => Replacement::Fifo,
             policy => policy.stored(),
         }
     }
 
+    /// Its name, as a value of the attribute.
+    pub(crate) fn word(self) -> String {
+        word(REPLACEMENTS, self)
+    }
+
+    /// Returns true if it learns from reuse.
+    pub(crate) fn learns(self) -> bool {
+        self.own() != OwnPolicy::None
+    }
+
     /// Policy that a superblock and the newest journal entry name together.
-    pub(crate) fn from_stored(stored: Replacement, scan_resistant: bool) -> ReplacementPolicy {
-        match stored {
-            Replacement::Lru if scan_resistant => ReplacementPolicy::ScanResistant,
-            Replacement::Lru => ReplacementPolicy::Lru,
-            Replacement::Fifo => ReplacementPolicy::Fifo,
-            Replacement::Random => ReplacementPolicy::Random,
+    pub(crate) fn from_stored(stored: Replacement, own: OwnPolicy) -> ReplacementPolicy {
+        match (stored, own) {
+            (Replacement::Lru, OwnPolicy::None) => ReplacementPolicy::Lru,
+            (Replacement::Lru, OwnPolicy::ScanResistant) => ReplacementPolicy::ScanResistant,
+            (Replacement::Lru, OwnPolicy::TwoQueue) => ReplacementPolicy::TwoQueue,
+            (Replacement::Lru, OwnPolicy::Adaptive) => ReplacementPolicy::Adaptive,
+            (Replacement::Fifo, _) => ReplacementPolicy::Fifo,
+            (Replacement::Random, _) => ReplacementPolicy::Random,
         }
     }
 }

@@ -377,7 +377,7 @@ pub const OF_SETS: &[Attribute] = &[
     )),
     of_set(setting(
         "cache_replacement_policy",
-        Choice(&["lru", "fifo", "random", "scan-resistant"]),
+        Choice(&["lru", "fifo", "random", "scan-resistant", "two-queue", "adaptive"]),
         Unit::None,
         Superblock,
         "choice of the clean data that is evicted",
@@ -395,6 +395,10 @@ pub const OF_SETS: &[Attribute] = &[
     of_set(reported("bucket_size", "size of a bucket")),
     of_set(reported("block_size", "the smallest unit of the cache device")),
     of_set(reported("nbuckets", "number of buckets")),
+    of_set(reported(
+        "cache_replacement_leader",
+        "replacement policy that chooses now; with adaptive the one with most hits of late",
+    )),
     of_set(reported("priority_stats", "content and coldness of the buckets")),
     of_set(reported("btree_nodes", "leaves of the index")),
     of_set(reported("tree_depth", "level of the root of the index; 0: a single leaf")),

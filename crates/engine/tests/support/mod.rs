@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use ubcache_engine::{AttachOptions, CacheSet, CachedVolume, SetOptions};
 use ubcache_env::{Buf, Device, Durability, Sector};
-use ubcache_format::{CacheMode, Replacement, Superblock, Uuid};
+use ubcache_format::{CacheMode, OwnPolicy, Replacement, Superblock, Uuid};
 use ubcache_sim::{SimDisk, SimEnv};
 
 /// Sectors of a bucket.
@@ -12,13 +12,13 @@ pub const STEP: u64 = 16;
 /// Buckets of the cache.
 pub const BUCKETS: u32 = 1024;
 
-/// Formats two disks.
-pub async fn format(cache: &SimDisk, backing: &SimDisk, scan_resistant: bool) {
+/// Formats two disks, for a set that begins with this policy.
+pub async fn format(cache: &SimDisk, backing: &SimDisk, begins: OwnPolicy) {
     let set = Uuid([7; 16]);
     let write = |superblock: Superblock| Buf::from_bytes(&superblock.encode()).into();
     let mut superblock =
         Superblock::new_cache(Uuid([1; 16]), set, 1, STEP as u32, BUCKETS, Replacement::Lru, false);
-    superblock.set_begins_scan_resistant(scan_resistant);
+    superblock.set_begins_with(begins);
     cache.write(Sector(8), write(superblock), Durability::Fua).await.expect("a good disk");
     let mode = CacheMode::Writethrough;
     let block = backing.limits().logical_block_bytes / 512;

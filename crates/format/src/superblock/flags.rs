@@ -1,10 +1,7 @@
 //! Flags of a superblock: modes, states and policies, and whether the metadata is valid.
 
 use super::Superblock;
-
-/// The label of a cache device, before the first start of a set whose policy has no number in the
-/// superblock. The driver ignores the label.
-const SCAN_RESISTANT_LABEL: &str = "scan-resistant";
+use crate::stamp::OwnPolicy;
 
 /// The driver's choice of a bucket to reuse.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Default, Debug)]
@@ -90,15 +87,18 @@ impl Superblock {
         self.set_bits(2, 3, replacement as u64);
     }
 
-    /// True if the set of a cache device that was never started begins with the scan-resistant
-    /// policy of ubcache; [`Superblock::replacement`] is LRU then (docs/reference/format.md §14).
-    pub fn begins_scan_resistant(&self) -> bool {
-        self.replacement() == Replacement::Lru && self.label_str() == SCAN_RESISTANT_LABEL
+    /// ubcache's own policy that the set of a cache device begins with that was never started;
+    /// [`Superblock::replacement`] is LRU then (docs/reference/format.md §14).
+    pub fn begins_with(&self) -> OwnPolicy {
+        match self.replacement() {
+            Replacement::Lru => OwnPolicy::named(&self.label_str()).unwrap_or_default(),
+            _ => OwnPolicy::None,
+        }
     }
 
-    /// Sets [`Superblock::begins_scan_resistant`]. The label of a cache device is empty otherwise.
-    pub fn set_begins_scan_resistant(&mut self, begins: bool) {
-        self.set_label(if begins { SCAN_RESISTANT_LABEL } else { "" });
+    /// Sets [`Superblock::begins_with`]. The label of a cache device is empty otherwise.
+    pub fn set_begins_with(&mut self, policy: OwnPolicy) {
+        self.set_label(policy.word());
     }
 
     /// Cache mode of a backing device; values that mean nothing count as [`CacheMode::None`].

@@ -59,7 +59,7 @@ pub struct Superblock {
     /// The cache set that the device belongs to; on a backing device zero after a detach.
     pub set_uuid: Uuid,
     /// The name of the volume, padded with zero bytes; on a cache device see
-    /// [`Superblock::begins_scan_resistant`].
+    /// [`Superblock::begins_with`], which the driver ignores.
     pub label: [u8; LABEL_BYTES],
     /// The bits that the accessors take apart; all others are kept as they are.
     pub flags: u64,

@@ -1,6 +1,7 @@
 //! Tests of superblocks.
 
 use super::*;
+use crate::OwnPolicy;
 
 fn uuid(text: &str) -> Uuid {
     text.parse().expect("a UUID")
@@ -182,14 +183,16 @@ fn backing_superblock_keeps_unrelated_fields() {
 #[test]
 fn policy_unknown_to_the_driver_is_stored() {
     let mut cache = new_cache();
-    assert!(!cache.begins_scan_resistant());
+    assert_eq!(cache.begins_with(), OwnPolicy::None);
     cache.set_replacement(Replacement::Lru);
-    cache.set_begins_scan_resistant(true);
-    let parsed = Superblock::parse(&cache.encode()).expect("a good superblock");
-    assert!(parsed.begins_scan_resistant() && parsed.replacement() == Replacement::Lru);
+    for policy in [OwnPolicy::ScanResistant, OwnPolicy::TwoQueue, OwnPolicy::Adaptive] {
+        cache.set_begins_with(policy);
+        let parsed = Superblock::parse(&cache.encode()).expect("a good superblock");
+        assert_eq!((parsed.begins_with(), parsed.replacement()), (policy, Replacement::Lru));
+    }
     cache.set_replacement(Replacement::Fifo);
-    assert!(!cache.begins_scan_resistant(), "the number of another policy says more");
-    cache.set_begins_scan_resistant(false);
+    assert_eq!(cache.begins_with(), OwnPolicy::None, "the number of another policy says more");
+    cache.set_begins_with(OwnPolicy::None);
     assert_eq!(cache.label, [0; LABEL_BYTES]);
 }
 

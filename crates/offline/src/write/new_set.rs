@@ -80,11 +80,8 @@ pub(crate) async fn write_set<D: Device>(
     flush(target, On::Cache, set.doing).await?;
     // Clean data may be older than the backing device, which was not compared. The chain makes no
     // promise either.
-    let stamp = Stamp {
-        own_chain: false,
-        drops: Some(Drops::Tool),
-        scan_resistant: set.last_run.scan_resistant(),
-    };
+    let stamp =
+        Stamp { own_chain: false, drops: Some(Drops::Tool), own_policy: set.last_run.own_policy() };
     let entry = JournalEntry {
         seq: JournalSeq(set.seq),
         last_seq: JournalSeq(set.seq),

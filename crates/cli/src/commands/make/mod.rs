@@ -25,7 +25,7 @@ use ubcache_daemon::open::superblock::remote_cache;
 use ubcache_daemon::open::target::{Access, Target, create_file, is_there};
 use ubcache_daemon::size::parse_size;
 use ubcache_format::{
-    CacheMode, DEFAULT_DATA_OFFSET, Replacement, SECTOR_BYTES, Sector, Superblock, Uuid,
+    CacheMode, DEFAULT_DATA_OFFSET, OwnPolicy, Replacement, SECTOR_BYTES, Sector, Superblock, Uuid,
 };
 use ubcache_offline::make_device;
 
@@ -78,7 +78,7 @@ pub struct Args {
         value_name = "POLICY",
         alias = "cache_replacement_policy",
         value_enum,
-        default_value_t = Policy::ScanResistant
+        default_value_t = Policy::Adaptive
     )]
     cache_replacement_policy: Policy,
     /// Overwrite existing bcache superblocks, unless dirty data would be lost with them
@@ -111,9 +111,13 @@ pub struct Args {
 
 #[derive(clap::ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
 enum Policy {
-    /// The bucket least worth keeping, judged by reuse so far; the Linux driver takes the set for
-    /// lru
+    /// Whichever of scan-resistant, two-queue and lru would have had most hits of late; the Linux
+    /// driver takes the set for lru, as with the next two
+    Adaptive,
+    /// The bucket least worth keeping, judged by reuse so far
     ScanResistant,
+    /// Data that was not used again, as long as there is much of it
+    TwoQueue,
     /// The bucket used longest ago
     Lru,
     /// The bucket filled longest ago
@@ -125,9 +129,20 @@ enum Policy {
 impl From<Policy> for Replacement {
     fn from(policy: Policy) -> Replacement {
         match policy {
-            Policy::ScanResistant | Policy::Lru => Replacement::Lru,
             Policy::Fifo => Replacement::Fifo,
             Policy::Random => Replacement::Random,
+            _ => Replacement::Lru,
+        }
+    }
+}
+
+impl From<Policy> for OwnPolicy {
+    fn from(policy: Policy) -> OwnPolicy {
+        match policy {
+            Policy::Adaptive => OwnPolicy::Adaptive,
+            Policy::ScanResistant => OwnPolicy::ScanResistant,
+            Policy::TwoQueue => OwnPolicy::TwoQueue,
+            Policy::Lru | Policy::Fifo | Policy::Random => OwnPolicy::None,
         }
     }
 }
@@ -284,7 +299,7 @@ fn new_cache(args: &Args, target: &Target, set_uuid: Uuid, block_bytes: u64) -> 
         args.cache_replacement_policy.into(),
         args.discard,
     );
-    superblock.set_begins_scan_resistant(args.cache_replacement_policy == Policy::ScanResistant);
+    superblock.set_begins_with(args.cache_replacement_policy.into());
     superblock
 }
 

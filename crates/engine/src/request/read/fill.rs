@@ -70,7 +70,7 @@ impl<E: Env> CachedVolume<E> {
         if self.is_stopping() {
             return;
         }
-        let class = self.allocator.buckets().class_of_fills();
+        let class = self.allocator.buckets_mut().class_of_fill(self.inode(), range);
         let written =
             match self.allocator.try_allocate(class, range.sectors(), self.block_sectors()) {
                 None => {

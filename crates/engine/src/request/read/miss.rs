@@ -29,7 +29,7 @@ impl<E: Env> CachedVolume<E> {
     ) -> Result<IoVec, VolumeError> {
         let (missed, result) = self.look_up_and_read(range, bypass.is_some(), place).await;
         if bypass.is_none() {
-            self.context.reuse.note(self.inode(), range, Use::Read);
+            self.context.note_use(self.inode(), range, Use::Read);
         } else {
             self.count(|counters| {
                 *match missed {
