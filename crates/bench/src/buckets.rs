@@ -2,8 +2,8 @@
 //! for.
 //!
 //! Every read miss and every write goes to the open bucket; an older copy of the block is dead from
-//! then on. The victim is the bucket that was used least recently; what is alive in it is lost to
-//! the cache.
+//! then on. A miss may bring in what surrounds it. The victim is the bucket that was used least
+//! recently; what is alive in it is lost to the cache.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,10 @@ use crate::trace::TraceRecord;
 pub struct Counts {
     /// Reads of blocks.
     pub reads: u64,
-    /// Reads answered by the cache.
+    /// Reads answered by the cache: it had the block before the request.
     pub read_hits: u64,
+    /// Blocks read from the disk.
+    pub fetched: u64,
     /// Writes of blocks.
     pub writes: u64,
     /// Blocks written to the cache, after misses and by writes.
@@ -36,6 +38,7 @@ struct Bucket {
 /// The cache.
 pub struct BucketCache {
     bucket_blocks: usize,
+    fill_blocks: u64,
     buckets_max: usize,
     /// By block: the number of its bucket.
     place: HashMap<u64, u64, FixedState>,
@@ -48,11 +51,13 @@ pub struct BucketCache {
 }
 
 impl BucketCache {
-    /// A cache of this size, at least two buckets.
-    pub fn new(cache_blocks: u64, bucket_blocks: u64) -> BucketCache {
+    /// A cache of this size, at least two buckets. A miss is cached with the rest of the part of
+    /// `fill_blocks` blocks that it is in; 1: alone.
+    pub fn new(cache_blocks: u64, bucket_blocks: u64, fill_blocks: u64) -> BucketCache {
         let bucket_blocks = bucket_blocks.max(1);
         let mut cache = BucketCache {
             bucket_blocks: bucket_blocks as usize,
+            fill_blocks: fill_blocks.max(1),
             buckets_max: (cache_blocks / bucket_blocks).max(2) as usize,
             place: HashMap::default(),
             buckets: HashMap::default(),
@@ -68,18 +73,30 @@ impl BucketCache {
 
     /// Serves one request.
     pub fn request(&mut self, request: &TraceRecord) {
-        for block in blocks(request) {
-            if request.write {
+        if request.write {
+            for block in blocks(request) {
                 self.counts.writes += 1;
                 self.put(block);
-            } else {
-                self.counts.reads += 1;
-                match self.place.get(&block).copied() {
-                    Some(bucket) => {
-                        self.counts.read_hits += 1;
-                        self.touch(bucket);
-                    }
-                    None => self.put(block),
+            }
+            return;
+        }
+        let mut missing = Vec::new();
+        for block in blocks(request) {
+            self.counts.reads += 1;
+            match self.place.get(&block).copied() {
+                Some(bucket) => {
+                    self.counts.read_hits += 1;
+                    self.touch(bucket);
+                }
+                None => missing.push(block),
+            }
+        }
+        for block in missing {
+            let start = block / self.fill_blocks * self.fill_blocks;
+            for block in start..start + self.fill_blocks {
+                if !self.place.contains_key(&block) {
+                    self.counts.fetched += 1;
+                    self.put(block);
                 }
             }
         }
@@ -139,7 +156,7 @@ mod tests {
 
     #[test]
     fn eviction_takes_the_coldest_bucket_whole() {
-        let mut cache = BucketCache::new(8, 4);
+        let mut cache = BucketCache::new(8, 4, 1);
         (0..8).for_each(|block| cache.request(&read(block)));
         cache.request(&read(0));
         // Needs room: 4 to 7 were used least recently.
@@ -151,5 +168,16 @@ mod tests {
         let write = TraceRecord { write: true, offset: 0, bytes: 100 };
         cache.request(&write);
         assert_eq!((cache.counts().writes, cache.counts().filled), (1, counts.filled + 1));
+    }
+    #[test]
+    fn a_miss_brings_in_what_surrounds_it() {
+        let mut cache = BucketCache::new(16, 4, 4);
+        cache.request(&TraceRecord { write: false, offset: 4096, bytes: 8192 });
+        let counts = cache.counts();
+        assert_eq!((counts.reads, counts.read_hits), (2, 0), "neither was there before");
+        assert_eq!((counts.fetched, counts.filled), (4, 4));
+        (0..5).for_each(|block| cache.request(&read(block)));
+        let counts = cache.counts();
+        assert_eq!((counts.read_hits, counts.fetched), (4, 8));
     }
 }

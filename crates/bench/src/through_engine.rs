@@ -21,10 +21,14 @@ const FLUSH_EVERY: u64 = 4096;
 /// Result of a replay.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
 pub struct Replayed {
-    /// Reads of blocks.
+    /// Reads of blocks, or of whole requests.
     pub reads: u64,
+    /// Bytes that they asked for.
+    pub read_bytes: u64,
     /// Reads answered by the cache.
     pub read_hits: u64,
+    /// Bytes read from the backing device.
+    pub backing_read_bytes: u64,
     /// Bytes that clients wrote, and that misses brought in.
     pub wanted_bytes: u64,
     /// Bytes written to the cache device.
@@ -38,7 +42,12 @@ pub struct Replayed {
 impl Replayed {
     /// Bytes written to the cache device for each byte that clients read.
     pub fn written_per_byte_read(&self) -> f64 {
-        self.cache_written_bytes as f64 / (self.reads * BLOCK_BYTES).max(1) as f64
+        self.cache_written_bytes as f64 / self.read_bytes.max(1) as f64
+    }
+
+    /// Bytes read from the backing device for each byte that clients read.
+    pub fn fetched_per_byte_read(&self) -> f64 {
+        self.backing_read_bytes as f64 / self.read_bytes.max(1) as f64
     }
 
     /// Bytes written to the cache device for each byte that was missing there: written by clients,
@@ -65,12 +74,21 @@ pub struct Cache {
     pub mode: CacheMode,
     /// True to add what the set keeps free and uses for itself, so that data has `bytes`.
     pub net: bool,
+    /// Replays whole requests, and has each miss cached with the rest of the part of this size that
+    /// it is in (attribute `readahead`); `None` for block by block, each alone.
+    pub fill_unit_bytes: Option<u64>,
 }
 
 impl Cache {
     /// A cache in the mode writethrough, with buckets that suit it.
     pub fn of_size(bytes: u64) -> Cache {
-        Cache { bytes, bucket_sectors: None, mode: CacheMode::Writethrough, net: false }
+        Cache {
+            bytes,
+            bucket_sectors: None,
+            mode: CacheMode::Writethrough,
+            net: false,
+            fill_unit_bytes: None,
+        }
     }
 
     /// Sectors in a bucket of this cache.
@@ -92,6 +110,9 @@ impl Cache {
             options: SetOptions::default(),
         })?;
         rig.set("sequential_cutoff", "0");
+        if let Some(bytes) = self.fill_unit_bytes {
+            rig.set("readahead", &bytes.to_string());
+        }
         for (name, value) in [
             ("congested_read_threshold_us", "0"),
             ("congested_write_threshold_us", "0"),
@@ -136,8 +157,15 @@ impl Cache {
     }
 }
 
-/// Replays a trace block by block against a cache, with everything cached and nothing written back
-/// late. Returns the engine's estimate for caches of other sizes as well. `policy` is a value of
+/// Offset and bytes of the requests that a trace's request becomes: whole blocks.
+fn pieces(request: &TraceRecord, whole: bool) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let piece_blocks = if whole { blocks(request).count().max(1) } else { 1 };
+    let bytes = piece_blocks as u64 * BLOCK_BYTES;
+    blocks(request).step_by(piece_blocks).map(move |block| (block * BLOCK_BYTES, bytes))
+}
+
+/// Replays a trace against a cache, with everything cached and nothing written back late. Returns
+/// the engine's estimate for caches of other sizes as well. `policy` is a value of
 /// `cache_replacement_policy`.
 ///
 /// # Errors
@@ -159,22 +187,25 @@ pub fn replay(
         ..Replayed::default()
     };
     let hits = || rig.volume.status().stats.cache_hits;
+    let fetched = || rig.volume.status().backing.read_bytes;
     let written = || rig.set.status().cache.written_bytes;
-    let (hits_before, written_before) = (hits(), written());
+    let (hits_before, fetched_before, written_before) = (hits(), fetched(), written());
+    let mut client_written_bytes = 0;
     rig.world.run(async {
         let mut number = 0;
         for request in trace {
-            for block in blocks(request) {
-                let at = Sector(block * BLOCK_BYTES / SECTOR_BYTES);
-                let range = SectorRange::new(at, BLOCK_BYTES / SECTOR_BYTES);
+            for (at, bytes) in pieces(request, cache.fill_unit_bytes.is_some()) {
                 if request.write {
                     rig.world.pass(REQUEST_TIME);
-                    let data = IoVec::from(Buf::zeroed(BLOCK_BYTES as usize));
+                    let range = SectorRange::new(Sector(at / SECTOR_BYTES), bytes / SECTOR_BYTES);
+                    let data = IoVec::from(Buf::zeroed(bytes as usize));
                     let done = rig.volume.write(StreamId(0), range, data, false).await;
                     done.unwrap_or_else(|error| panic!("writing {range}: {error}"));
+                    client_written_bytes += bytes;
                 } else {
                     counts.reads += 1;
-                    rig.read(block * BLOCK_BYTES, BLOCK_BYTES).await;
+                    counts.read_bytes += bytes;
+                    rig.read(at, bytes).await;
                     // The next read may be of the same block: what this one brought in has arrived
                     // by then.
                     rig.world.settle().await;
@@ -195,12 +226,8 @@ pub fn replay(
         rig.world.settle().await;
     });
     counts.read_hits = hits() - hits_before;
+    counts.backing_read_bytes = fetched() - fetched_before;
     counts.cache_written_bytes = written() - written_before;
-    let writes: u64 = trace
-        .iter()
-        .filter(|request| request.write)
-        .map(|request| blocks(request).count() as u64)
-        .sum();
-    counts.wanted_bytes = (writes + counts.reads - counts.read_hits) * BLOCK_BYTES;
+    counts.wanted_bytes = client_written_bytes + counts.backing_read_bytes;
     Ok((counts, rig.set.reuse_curve()))
 }

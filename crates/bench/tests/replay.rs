@@ -158,6 +158,45 @@ fn net_cache_has_room_for_as_much_data_as_asked_for() {
     assert!(hits(&arguments) < 0.1 && net > 0.6, "the loop fits only into a net cache: {net}");
 }
 
+/// Reads of single blocks, 64 KiB from one to the next: what surrounds them is for nothing.
+#[test]
+fn larger_fill_units_write_more_and_hit_more_only_where_neighbours_are_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let replayed = |name: &str, blocks: &mut dyn Iterator<Item = u64>, unit: &str| {
+        let path = directory.path().join(name);
+        let lines = blocks.map(|block| format!("0,r,{},4096\n", block * 4096));
+        std::fs::write(&path, lines.collect::<String>()).expect("room for a trace");
+        let path = path.to_str().expect("a path in UTF-8");
+        let done = bench(&[
+            "replay",
+            path,
+            "--cache",
+            "64M",
+            "--engine",
+            "--policy",
+            "lru",
+            "--json",
+            "--fill-unit",
+            unit,
+        ]);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        let json: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        let of = json["sizes"][0]["engine"][0].clone();
+        ["read_hit_ratio", "fetched_per_byte_read", "written_per_byte_read"]
+            .map(|name| of[name].as_f64().expect("a number"))
+    };
+    let apart = |unit: &str| replayed("apart", &mut (0..400).map(|it| it * 16), unit);
+    let together = |unit: &str| replayed("together", &mut (0..6400), unit);
+    let [hits, fetched, written] = apart("4k");
+    assert_eq!((hits, fetched), (0.0, 1.0));
+    assert!(written < 1.5, "{written}");
+    let [hits, fetched, written] = apart("64k");
+    assert_eq!((hits, fetched), (0.0, 16.0));
+    assert!(written > 15.0, "{written}");
+    let [hits, fetched, written] = together("64k");
+    assert!((hits, fetched) == (15.0 / 16.0, 1.0) && written < 1.5, "{hits} {fetched} {written}");
+}
+
 #[test]
 fn unreadable_trace_is_reported_with_its_file() {
     let missing = bench(&["replay", "/nonexistent/trace.csv"]);

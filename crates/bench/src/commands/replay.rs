@@ -47,6 +47,11 @@ pub struct Args {
     /// buckets, which are a large part of a small cache
     #[arg(long, requires = "engine")]
     net: bool,
+    /// Have each miss cached with the rest of the part of this size that it is in, as the attribute
+    /// `readahead` does [default: alone]. The engine gets whole requests then, and not block by
+    /// block; --json has the bytes that were read from the disk
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    fill_unit: Option<u64>,
     /// Draw the curves into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -83,8 +88,7 @@ pub fn run(arguments: &Args) -> Result<(), String> {
             cache_blocks,
             of_footprint: cache_blocks as f64 / footprint.max(1) as f64,
             lru: curve.read_hits(cache_blocks),
-            buckets: (curve.rate() == 1.0)
-                .then(|| run_buckets(&requests, cache_blocks, arguments.bucket_bytes())),
+            buckets: (curve.rate() == 1.0).then(|| run_buckets(&requests, cache_blocks, arguments)),
             engine: through_engine(&requests, cache_blocks, arguments)?,
         })
     });
@@ -170,6 +174,7 @@ fn through_engine(
         bucket_sectors: arguments.bucket.map(|bytes| (bytes / SECTOR_BYTES) as u32),
         mode: CacheMode::Writethrough,
         net: arguments.net,
+        fill_unit_bytes: arguments.fill_unit,
     };
     let of_policy = |policy: &str| {
         let progress = bar(policy, 1);
@@ -185,9 +190,10 @@ fn through_engine(
     policies.into_iter().map(of_policy).collect()
 }
 
-fn run_buckets(requests: &[TraceRecord], cache_blocks: u64, bucket_bytes: u64) -> Counts {
+fn run_buckets(requests: &[TraceRecord], cache_blocks: u64, arguments: &Args) -> Counts {
     let progress = bar("buckets", requests.len());
-    let mut cache = BucketCache::new(cache_blocks, bucket_bytes / BLOCK_BYTES);
+    let (bucket, fill) = (arguments.bucket_bytes(), arguments.fill_unit.unwrap_or(BLOCK_BYTES));
+    let mut cache = BucketCache::new(cache_blocks, bucket / BLOCK_BYTES, fill / BLOCK_BYTES);
     for request in requests {
         cache.request(request);
         progress.inc(1);

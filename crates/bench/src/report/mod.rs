@@ -65,6 +65,11 @@ impl Row {
         self.buckets.map(|counts| counts.read_hits as f64 / counts.reads.max(1) as f64)
     }
 
+    /// A count of blocks for each block that clients read.
+    fn per_read(&self, count: impl Fn(&Counts) -> u64) -> Option<f64> {
+        self.buckets.map(|counts| count(&counts) as f64 / counts.reads.max(1) as f64)
+    }
+
     /// Blocks written to the cache for each block that clients read or write.
     fn amplification(&self) -> Option<f64> {
         self.buckets
@@ -78,6 +83,7 @@ impl PolicyResult {
             "policy": self.policy,
             "read_hit_ratio": self.counts.hit_ratio(),
             "written_per_byte_read": self.counts.written_per_byte_read(),
+            "fetched_per_byte_read": self.counts.fetched_per_byte_read(),
             "written_per_byte_wanted": self.counts.written_per_byte_wanted(),
             "device_bytes": self.counts.device_bytes,
             "bucket_bytes": self.counts.bucket_bytes,
@@ -194,6 +200,8 @@ impl Replay {
                     "lru_read_hit_ratio": row.lru,
                     "bucket_read_hit_ratio": row.bucket_hits(),
                     "bucket_bytes_written_per_client_byte": row.amplification(),
+                    "bucket_bytes_written_per_byte_read": row.per_read(|counts| counts.filled),
+                    "bucket_bytes_fetched_per_byte_read": row.per_read(|counts| counts.fetched),
                     "bucket_blocks_dropped_alive": row.buckets.map(|counts| counts.dropped),
                     "engine": row.engine.iter().map(PolicyResult::json).collect::<Vec<_>>(),
                 })
