@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use moto::Moto;
+use ubcache_env::local::join_all;
 use ubcache_env::testing::device_conformance;
 use ubcache_env::{Buf, Device, Durability, Nanos, Sector};
 use ubcache_host::{Host, IoBackend};
@@ -130,6 +131,45 @@ fn requests_have_the_outcomes_that_the_volume_relies_on() {
         let elsewhere = S3Store::new(&location).expect("a client");
         let failure = elsewhere.get("x", None).await.expect_err("no bucket");
         assert!(failure.to_string().contains("NoSuchBucket"), "{failure}");
+    });
+}
+
+/// Conditions that hold in a store of this process hold over HTTP as well, where requests of
+/// several clients meet in the threads of a server.
+#[test]
+fn of_writers_that_attach_at_the_same_time_one_gets_the_volume() {
+    let (moto, _directory) = start();
+    let host = host();
+    let env = host.env();
+    host.block_on(async {
+        create(&env, moto.store("race"), SHAPE, &options()).await.expect("creates");
+        for round in 1..=20_u8 {
+            let attach = (0..4).map(|writer| {
+                let (store, env) = (moto.store("race"), env.clone());
+                let options = OpenOptions { holder: format!("writer {writer}"), ..options() };
+                async move { ObjectDisk::open(&env, store, &options).await }
+            });
+            let (mut got, mut refused) = (Vec::new(), Vec::new());
+            for opened in join_all(attach).await {
+                match opened {
+                    Ok(disk) => got.push(disk),
+                    Err(failure) => refused.push(failure),
+                }
+            }
+            let is_in_use = |failure: &OpenFailure| matches!(failure, OpenFailure::InUse(_));
+            assert!(refused.iter().all(is_in_use), "round {round}: {refused:?}");
+            // One whose holder "is gone" may be displaced as soon as it has the volume.
+            let mut writers = 0;
+            for disk in &got {
+                let data = Buf::from_bytes(&[round; 4096]).into();
+                writers += u32::from(disk.write(Sector(0), data, Durability::Fua).await.is_ok());
+            }
+            assert_eq!(writers, 1, "round {round}: {} attached, {refused:?}", got.len());
+        }
+        let disk = ObjectDisk::open(&env, moto.store("race"), &options()).await.expect("opens");
+        let (buf, result) = disk.read(Sector(0), Buf::zeroed(4096)).await;
+        assert!(result.is_ok() && buf.as_slice() == [20; 4096]);
+        assert_eq!(disk.close().await, Ok(()));
     });
 }
 
