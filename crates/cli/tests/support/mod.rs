@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
 pub mod adopted;
+pub mod blocks;
 pub mod crashed;
 pub mod devices;
 pub mod file_system;
@@ -16,6 +17,7 @@ pub mod nbd_server;
 pub mod pieces;
 pub mod steps;
 pub mod store_front;
+pub mod volume_by_hand;
 pub mod walk;
 
 use std::io::{BufRead, BufReader, Read, Write};
