@@ -10,11 +10,15 @@ mod support;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
+use support::blocks::Blocks;
 use support::nbd_server::{Server, volume, wait_for_connection};
 use support::{
-    Daemon, NO_BYPASS, STAYS_DIRTY, have, must, pseudo_random, scratch, sparse, text, ubcache,
+    Daemon, NO_BYPASS, STAYS_DIRTY, each_io, have, must, pseudo_random, scratch, sparse, text,
+    ubcache,
 };
 
 const MIB: u64 = 1 << 20;
@@ -280,5 +284,134 @@ fn a_server_that_takes_longer_than_the_deadline_is_given_up_and_its_requests_sen
     let mut found = vec![0; content.len()];
     File::open(&disk).expect("the disk").read_exact_at(&mut found, DATA_AT).expect("data");
     assert!(found == content);
+    drop(server);
+}
+
+/// Times of a load, each with an index.
+const BEFORE: usize = 0;
+const TROUBLE: usize = 1;
+const AFTER: usize = 2;
+const END: usize = 3;
+
+/// Clients of a volume whose server fails requests for a while.
+#[derive(Default)]
+struct Load {
+    time: AtomicUsize,
+    /// Requests that succeeded, by the time of their beginning.
+    done: [AtomicU64; END],
+    errors: AtomicU64,
+}
+
+impl Load {
+    fn run(&self, daemon: &Daemon, mut blocks: Blocks) -> Blocks {
+        let mut client = daemon.client("data");
+        loop {
+            let began = self.time.load(Ordering::SeqCst);
+            if began == END {
+                return blocks;
+            }
+            match blocks.request(&mut client).map_err(|error| error.raw_os_error()) {
+                Ok(()) => self.done[began].fetch_add(1, Ordering::SeqCst),
+                Err(errno) => {
+                    assert_eq!(errno, Some(EIO));
+                    let now = self.time.load(Ordering::SeqCst);
+                    assert!(began == TROUBLE || now == TROUBLE, "an error in time {began}");
+                    self.errors.fetch_add(1, Ordering::SeqCst)
+                }
+            };
+        }
+    }
+
+    fn begin(&self, time: usize) {
+        self.time.store(time, Ordering::SeqCst);
+    }
+
+    /// Waits until so many more requests of this time have succeeded.
+    fn goes_on(&self, time: usize, more: u64, clients: &[ScopedJoinHandle<Blocks>]) {
+        let end = self.done[time].load(Ordering::SeqCst) + more;
+        while self.done[time].load(Ordering::SeqCst) < end {
+            if clients.iter().any(ScopedJoinHandle::is_finished) {
+                // The others would go on for ever.
+                self.begin(END);
+                panic!("a client found something wrong");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The file system of the server has bad blocks for a while, for instance. In writethrough clients
+/// get the errors of their writes; in writeback the data stays dirty, and is written later.
+#[test]
+fn a_server_that_fails_requests_for_a_while_costs_errors_and_no_data() {
+    const TEST: &str = "a_server_that_fails_requests_for_a_while_costs_errors_and_no_data";
+    if !have(TEST, &["nbdkit"]) {
+        return;
+    }
+    each_io(TEST, |io, directory| {
+        for mode in ["writethrough", "writeback"] {
+            let directory = &directory.join(mode);
+            std::fs::create_dir(directory).expect("a directory");
+            fail_for_a_while(io, directory, mode);
+        }
+    });
+}
+
+fn fail_for_a_while(io: &str, directory: &Path, mode: &str) {
+    let disk = directory.join("disk.img");
+    sparse(&disk, 64 * MIB);
+    let trouble = Trouble::named(directory, "trouble");
+    let when = format!("error-file={}", trouble.0.display());
+    let server = Server::nbdkit(
+        directory,
+        &["--filter=error", "file", text(&disk), "error=EIO", "error-rate=40%", &when],
+    );
+    let uri = [server.uri()];
+    let cache = make(directory, &uri[0]);
+    let file = File::options().read(true).write(true).open(&disk).expect("the disk");
+    let blocks = [0, 20 * MIB, 40 * MIB].map(|at| Blocks::on_disk(&file, DATA_AT, at, 1500));
+    let options = ["--mode", mode, "--set", "writeback_delay=0", "--set", "writeback_percent=0"];
+    let daemon = Daemon::start(io, directory, &cache, &uri, &[&options[..], &NO_BYPASS].concat());
+    let load = Load::default();
+    let (mut blocks, connection) = std::thread::scope(|scope| {
+        let (load, daemon) = (&load, &daemon);
+        let clients = blocks.map(|blocks| scope.spawn(move || load.run(daemon, blocks)));
+        load.goes_on(BEFORE, 300, &clients);
+        load.begin(TROUBLE);
+        trouble.begin();
+        load.goes_on(TROUBLE, 600, &clients);
+        let connection = volume(daemon)["backing"]["connection"].clone();
+        trouble.end();
+        load.begin(AFTER);
+        load.goes_on(AFTER, 600, &clients);
+        load.begin(END);
+        let ended = clients.map(|client| client.join().expect("a client that finds nothing wrong"));
+        (ended, connection)
+    });
+    // A connection whose requests fail is none that is lost.
+    assert_eq!(connection["state"], "connected", "{connection}");
+    assert_eq!(connection["reconnects"], 0, "{connection}");
+    let errors = load.errors.load(Ordering::SeqCst);
+    assert!(errors > 20, "{errors} errors in {:?}", load.done);
+    let (_, table) = daemon.look(&[]);
+    assert!(table.contains("requests failed since the start"), "{table}");
+    let counted = daemon.number(0, "/backing/errors");
+    assert!(counted >= errors, "{errors} errors of clients, {counted} of the disk");
+    for blocks in &mut blocks {
+        blocks.settle(&mut daemon.client("data"));
+    }
+    drain(&daemon);
+    daemon.stop();
+    for blocks in &blocks {
+        blocks.compare_disk(&file, DATA_AT);
+    }
+    // It says so once, and then every ten seconds.
+    let log = log(directory);
+    let told = |words: &str| {
+        log.lines().filter(|line| line.contains(words) && line.contains(text(&uri[0]))).count()
+    };
+    let lines = told("requests to the disk device failed");
+    assert!(lines > 0 && (lines as u64) < counted / 4, "{lines} lines of {counted}: {log}");
+    assert!(log.contains("Input/output error"), "{log}");
     drop(server);
 }
