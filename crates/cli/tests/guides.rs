@@ -1,4 +1,4 @@
-//! The guides to operating, to moving in and out and to removal: their commands, in their order.
+//! The guides to operating, to moving and to removal: their commands, in their order.
 //!
 //! Two kinds of lines are left out: those that speak to the kernel's bcache, which needs a virtual
 //! machine (tests/kernel-vm), and `serve`, whose place a daemon of the test takes.
@@ -120,7 +120,8 @@ fn a_set_of_the_driver_moves_in_and_out() {
     let digest = manifest["devices"][0]["sha256"].as_str().expect("a digest");
     let mut daemon = None;
     let mut kernels = 0;
-    for command in commands("move.md") {
+    let (of_driver, _) = guide_to_moving();
+    for command in of_driver {
         if command.starts_with("echo") && command.contains("/sys/") {
             kernels += 1;
         } else if command == "ubcache serve -C CACHE -B DISK" {
@@ -150,6 +151,63 @@ fn a_set_of_the_driver_moves_in_and_out() {
             assert!(shown.contains("[match]"), "{shown}");
         }
     }
+}
+
+/// The commands of moving in and out, and those of moving to another disk.
+fn guide_to_moving() -> (Vec<String>, Vec<String>) {
+    let blocks = blocks("move.md");
+    let to_a_disk = |block: &Vec<String>| block.iter().any(|it| it.starts_with("ubcache move"));
+    let first = blocks.iter().position(to_a_disk).expect("a block about another disk");
+    (blocks[..first].concat(), blocks[first..].concat())
+}
+
+/// The reference has a command, too: it moves the volume on to a third disk.
+#[test]
+fn a_volume_moves_to_another_disk_as_the_guide_says() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    set_of_files(directory);
+    for disk in ["NEW", "THIRD"] {
+        sparse(&directory.join(disk), 16 << 20);
+    }
+    let mut content = vec![0; 8 << 20];
+    support::pseudo_random(9, &mut content);
+    let mut daemon = Some(serve(directory, &["--mode", "writethrough"]));
+    let served = daemon.as_ref().expect("it runs");
+    support::pieces::write_pieces(&mut served.client("data"), &content);
+    let (_, mut commands) = guide_to_moving();
+    let blocks = blocks("../reference/devices.md").concat();
+    commands.extend(blocks.into_iter().filter(|it| it.starts_with("ubcache move")));
+    assert_eq!(commands.len(), 7, "{commands:?}");
+    for command in commands {
+        if command == "ubcache serve -C CACHE -B NEW" {
+            std::fs::remove_file(directory.join("DISK")).expect("the old disk may go");
+            let (cache, disks) = (directory.join("CACHE"), [directory.join("NEW")]);
+            let served = Daemon::start("pool", directory, &cache, &disks, &[]);
+            make_known(directory, &served);
+            support::pieces::read_pieces(&mut served.client("data"), &content);
+            daemon = Some(served);
+            continue;
+        }
+        // The volume is small: at the rate of the guide the move would be over at once.
+        let command = command.replace("50M", "1k").replace("/dev/sdc", "THIRD");
+        let said = run(directory, &command);
+        match command.as_str() {
+            "ubcache status" => assert!(said.contains("moves to"), "{said}"),
+            "ubcache move data --cancel" => assert!(said.contains("stays on"), "{said}"),
+            "ubcache move data NEW" => assert!(said.contains("moved from"), "{said}"),
+            "ubcache stop" => daemon.take().expect("it runs").wait(),
+            _ => {}
+        }
+    }
+    let served = daemon.take().expect("it runs");
+    support::pieces::read_pieces(&mut served.client("data"), &content);
+    let status = served.status();
+    let path = status["sets"][0]["volumes"][0]["backing"]["path"].as_str().expect("a path");
+    assert!(path.ends_with("/THIRD"), "{path}");
+    served.stop();
+    let disk = std::fs::read(directory.join("THIRD")).expect("the disk");
+    assert!(disk[8192..].starts_with(&content), "all data is on the disk");
 }
 
 /// State in which the commands of a block of the guide to operating are of use.
