@@ -54,7 +54,8 @@ impl<V: Copy + PartialEq> IntervalMap<V> {
 
     /// Returns true if any sector of `range` has a value.
     pub fn overlaps(&self, range: SectorRange) -> bool {
-        self.overlapping(range).next().is_some()
+        let before = || self.map.range(..range.end.0).next_back();
+        !range.is_empty() && before().is_some_and(|(_, (end, _))| *end > range.start.0)
     }
 
     /// All intervals, in order.
@@ -70,17 +71,15 @@ impl<V: Copy + PartialEq> IntervalMap<V> {
         if from >= to {
             return;
         }
-        if let Some((&start, &(end, value))) = self.map.range(..from).next_back()
+        // From behind, so that one search is enough where nothing is removed.
+        while let Some((&start, &(end, value))) = self.map.range(..to).next_back()
             && end > from
         {
-            self.map.insert(start, (from, value));
-            if end > to {
-                self.map.insert(to, (end, value));
-                return;
+            if start < from {
+                self.map.insert(start, (from, value));
+            } else {
+                self.map.remove(&start);
             }
-        }
-        while let Some((&start, &(end, value))) = self.map.range(from..to).next() {
-            self.map.remove(&start);
             if end > to {
                 self.map.insert(to, (end, value));
             }
@@ -89,23 +88,32 @@ impl<V: Copy + PartialEq> IntervalMap<V> {
 
     /// Sets the value of every sector of `range`.
     pub fn insert(&mut self, range: SectorRange, value: V) {
-        if range.is_empty() {
+        let (mut start, mut end) = (range.start.0, range.end.0);
+        if start >= end {
             return;
         }
-        self.remove(range);
-        let (mut start, mut end) = (range.start.0, range.end.0);
-        if let Some((&left, &(left_end, left_value))) = self.map.range(..start).next_back()
-            && left_end == start
-            && left_value == value
+        // Mostly one search is enough: all of it has the value already, or nothing is near.
+        let near = self.map.range(..=end).next_back();
+        if let Some((&left, &(right, known))) = near
+            && right >= start
         {
-            self.map.remove(&left);
-            start = left;
-        }
-        if let Some(&(right_end, right_value)) = self.map.get(&end)
-            && right_value == value
-        {
-            self.map.remove(&end);
-            end = right_end;
+            if left <= start && right >= end && known == value {
+                return;
+            }
+            self.remove(range);
+            if let Some((&left, &(left_end, left_value))) = self.map.range(..start).next_back()
+                && left_end == start
+                && left_value == value
+            {
+                self.map.remove(&left);
+                start = left;
+            }
+            if let Some(&(right_end, right_value)) = self.map.get(&end)
+                && right_value == value
+            {
+                self.map.remove(&end);
+                end = right_end;
+            }
         }
         self.map.insert(start, (end, value));
     }
