@@ -194,7 +194,8 @@ fn larger_fill_units_write_more_and_hit_more_only_where_neighbours_are_read() {
     let [hits, fetched, written] = apart("64k");
     assert!(hits == 0.0 && fetched > 15.9 && written > 15.0, "{hits} {fetched} {written}");
     let [hits, fetched, written] = together("64k");
-    assert!((hits, fetched) == (15.0 / 16.0, 1.0) && written < 1.5, "{hits} {fetched} {written}");
+    let hits_all_others = (hits - 15.0 / 16.0).abs() < 0.001;
+    assert!(hits_all_others && fetched < 1.001 && written < 1.5, "{hits} {fetched} {written}");
 }
 
 #[test]
