@@ -12,7 +12,18 @@ const CRATES: &[&str] = &["engine", "offline", "daemon"];
 /// Parts of the engine in their order, by the names of their modules; those of one line may import
 /// one another. The root is last: it names all of them.
 const LAW: &[&[&str]] = &[
-    &["errors", "events", "marks", "rules", "settings", "stats", "time_slices", "tuning"],
+    &[
+        "bucket_set",
+        "errors",
+        "events",
+        "marks",
+        "rules",
+        "settings",
+        "stats",
+        "time_slices",
+        "tuning",
+    ],
+    &["replacement"],
     &[
         "counted_device",
         "health",

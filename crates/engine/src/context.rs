@@ -7,10 +7,10 @@ use std::rc::Rc;
 use ubcache_env::{Env, IoError, SectorRange};
 use ubcache_format::{Geometry, Inode};
 
-use crate::alloc::policy_duel::PolicyDuel;
 use crate::counted_device::CountedDevice;
 use crate::events::{Events, FaultyDevice};
 use crate::health::Health;
+use crate::replacement::policy_duel::PolicyDuel;
 use crate::rules::{Rule, Rules};
 use crate::settings::{AttributeError, ReplacementPolicy, SetSettings};
 use crate::stats::reuse::{Reuse, Use};

@@ -23,6 +23,8 @@
 //! | `volume_table` | the backing devices that the set knows |
 //! | `index` | the btree: leaves, look-ups, changes, node writes, splits |
 //! | `alloc` | buckets, generations, prio chain, room for data |
+//! | `replacement` | which buckets of clean data go first |
+//! | `bucket_set` | a set of buckets, a bit for each |
 //! | `journal` | records, group commit, replay, reclaim |
 //! | `context` | what every part uses: clock, cache device, geometry, settings, health |
 //! | `counted_device`, `lost_by_failed_flush` | a device: its traffic, and what a failed flush cost |
@@ -44,6 +46,7 @@
 #![warn(clippy::large_futures)]
 
 mod alloc;
+mod bucket_set;
 mod bypass;
 mod coherence;
 mod context;
@@ -63,6 +66,7 @@ mod mirror;
 mod move_log;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod replacement;
 mod request;
 pub mod rules;
 mod scrub;

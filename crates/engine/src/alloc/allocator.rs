@@ -9,12 +9,12 @@ use ubcache_env::{Env, Nanos, SectorRange};
 
 use super::buckets::Buckets;
 use super::change_signal::ChangeSignal;
-use super::data_class::Class;
 use super::open_buckets::{OpenBuckets, Pieces};
 use super::prio_chain_io::Chain;
 use crate::context::Context;
 use crate::errors::EngineError;
 use crate::journal::Journal;
+use crate::replacement::data_class::Class;
 use crate::rules::Rule;
 use crate::time_slices::in_slices;
 

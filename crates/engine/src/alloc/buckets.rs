@@ -9,12 +9,12 @@ use ubcache_format::{BucketNr, Generation, Geometry, Inode, Pointer, PrioEntry, 
 use super::block_reuse::Reuse;
 use super::bucket_pins::Pins;
 use super::change_signal::ChangeSignal;
-use super::data_class::Class;
 use super::pace::Evacuation;
 use super::recency::Recency;
-use super::recent_fills::RecentFills;
-use super::replacement_policy::Policy;
 use super::space_below::Space;
+use crate::replacement::data_class::Class;
+use crate::replacement::policy::Policy;
+use crate::replacement::recent_fills::RecentFills;
 use crate::rules::{Rule, Rules};
 use crate::settings::ReplacementPolicy;
 use crate::tuning::Generations;
@@ -471,9 +471,10 @@ impl Buckets {
     /// each third of which is used again.
     pub fn pretend_full(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(bucket) =
-                self.take_for_data(Purpose::Data, self.free_len() % super::data_class::CLASSES)
-            else {
+            let Some(bucket) = self.take_for_data(
+                Purpose::Data,
+                self.free_len() % crate::replacement::data_class::CLASSES,
+            ) else {
                 return;
             };
             let (offset, generation) =

@@ -7,9 +7,10 @@ use ubcache_env::Env;
 use ubcache_format::{BucketNr, Pointer};
 
 use super::allocator::Allocator;
-use super::bucket_set::BucketSet;
 use super::buckets::{Buckets, Role};
-use super::replacement_policy::{DRAWN, Look, Policy, Saving};
+use crate::bucket_set::BucketSet;
+use crate::replacement::look::Look;
+use crate::replacement::policy::{DRAWN, Policy, Saving};
 use crate::rules::Rule;
 use crate::settings::ReplacementPolicy;
 

@@ -10,7 +10,7 @@ use ubcache_format::{BucketNr, Geometry, Pointer};
 
 use super::bucket_pins::Pin;
 use super::buckets::{Buckets, Purpose};
-use super::data_class::{CLASSES, Class};
+use crate::replacement::data_class::{CLASSES, Class};
 
 /// Keys name at most 65535 sectors.
 const PIECE_SECTORS_MAX: u64 = 32768;

@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use ubcache_env::Nanos;
 use ubcache_format::BucketNr;
 
-use super::bucket_set::BucketSet;
+use crate::bucket_set::BucketSet;
 
 /// So many are tried the first time; twice as many each time when all of them had space.
 pub(super) const TRIED_MIN: usize = 64;

@@ -6,9 +6,9 @@ use ubcache_format::JournalSeq;
 
 use super::FlashVolume;
 use super::client_calls::steps;
-use crate::alloc::data_class::Class;
 use crate::alloc::open_buckets::{Piece, Pieces};
 use crate::errors::EngineError;
+use crate::replacement::data_class::Class;
 use crate::request::cache_io::place_pieces;
 use crate::rules::Rule;
 

@@ -6,9 +6,9 @@ use ubcache_env::{Durability, Env};
 use ubcache_format::BucketNr;
 
 use super::Gc;
-use crate::alloc::data_class::Class;
 use crate::alloc::pace::Pace;
 use crate::index::extent::Extent;
+use crate::replacement::data_class::Class;
 use crate::rules::Rule;
 
 /// A bucket is worth emptying when at most this part of it is live.

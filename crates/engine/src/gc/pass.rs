@@ -8,7 +8,7 @@ use ubcache_env::{Env, Nanos, SectorRange};
 use ubcache_format::{BucketNr, Generation};
 
 use super::Gc;
-use crate::alloc::bucket_set::BucketSet;
+use crate::bucket_set::BucketSet;
 use crate::errors::EngineError;
 use crate::index::extent::{Extent, FIRST, LAST, Position, removal_records};
 use crate::index::leaf::Leaf;

@@ -9,7 +9,7 @@ use ubcache_format::{JournalSeq, Key, ReplayRange};
 use super::Index;
 use super::leaf::Leaf;
 use crate::alloc::bucket_pins::Pin;
-use crate::alloc::bucket_set::BucketSet;
+use crate::bucket_set::BucketSet;
 use crate::errors::EngineError;
 use crate::rules::Rule;
 use crate::time_slices::{Slice, in_slices};

@@ -8,7 +8,6 @@ use ubcache_env::{
 use ubcache_format::JournalSeq;
 
 use super::cache_io::place_pieces;
-use crate::alloc::data_class::Class;
 use crate::alloc::open_buckets::{Piece, Pieces};
 use crate::bypass::may_cache::Access;
 use crate::coherence::WriteEnd;
@@ -16,6 +15,7 @@ use crate::coherence::in_flight_table::Ticket;
 use crate::errors::EngineError;
 use crate::index::extent::removal_records;
 use crate::journal::reservation::Reservation;
+use crate::replacement::data_class::Class;
 use crate::rules::Rule;
 use crate::stats::histogram::Taken;
 use crate::stats::requests::{BypassReason, Path};

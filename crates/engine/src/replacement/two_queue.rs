@@ -11,7 +11,7 @@
 
 use ubcache_format::BucketNr;
 
-use super::replacement_policy::Look;
+use super::look::Look;
 
 /// No bucket: the end of a queue.
 const NIL: u32 = u32::MAX;

@@ -10,33 +10,23 @@
 
 use ubcache_format::BucketNr;
 
-use super::bucket_set::BucketSet;
 use super::bucket_value::BucketValue;
 use super::data_class::Class;
 use super::eviction_list::EvictionList;
-use super::policy_duel::FIRST_LEADER;
+use super::look::Look;
 use super::two_queue::{Place, TwoQueue};
+use crate::bucket_set::BucketSet;
 use crate::settings::ReplacementPolicy;
 
 /// Members among which a victim is chosen. More forget what has little worth more strictly, and
 /// learn less of what would become of it.
-pub(super) const DRAWN: usize = 16;
+pub(crate) const DRAWN: usize = 16;
+/// With `adaptive`, it leads until there is a reason for another one.
+pub(super) const FIRST_LEADER: ReplacementPolicy = ReplacementPolicy::ScanResistant;
 /// So much is moved at most, of what was written to the cache: by worth ...
 const MOVED_PERCENT: u64 = 15;
 /// ... and from one queue to the other.
 const MOVED_PERCENT_TWO_QUEUE: u64 = 60;
-
-/// Facts about buckets that a choice depends on.
-pub(crate) trait Look {
-    /// Returns true if it can be given up now.
-    fn may_take(&self, bucket: u32) -> bool;
-    /// Live sectors in it.
-    fn live(&self, bucket: u32) -> u32;
-    /// Sectors in it that were used again.
-    fn reused(&self, bucket: u32) -> u64;
-    /// Sectors of a bucket.
-    fn bucket_sectors(&self) -> u32;
-}
 
 /// The members, and what the policy knows of them.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use ubcache_env::SectorRange;
 use ubcache_format::{Geometry, Inode};
 
+use super::policy::FIRST_LEADER;
 use super::shadow_cache::ShadowCache;
 use crate::settings::ReplacementPolicy;
 use crate::stats::reuse::Use;
@@ -42,8 +43,6 @@ const FORGOTTEN: f64 = 1.0 / 16.0;
 
 const CANDIDATES: [ReplacementPolicy; 3] =
     [ReplacementPolicy::Lru, ReplacementPolicy::ScanResistant, ReplacementPolicy::TwoQueue];
-/// It leads until there is a reason for another one.
-pub(super) const FIRST_LEADER: ReplacementPolicy = ReplacementPolicy::ScanResistant;
 
 /// See the module.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use ubcache_format::BucketNr;
 
 use super::data_class::{CLASSES, Class};
+use super::look::Look;
+use super::policy::Policy;
 use super::recent_fills::RecentFills;
-use super::replacement_policy::{Look, Policy};
 use crate::settings::ReplacementPolicy;
 
 /// Sectors of a block.

@@ -13,7 +13,7 @@ pub(crate) enum Class {
     /// Read by a client soon after it was evicted.
     FilledAgain = 5,
 }
-pub(super) const CLASSES: usize = 6;
+pub(crate) const CLASSES: usize = 6;
 
 impl Class {
     pub fn is_moved(self) -> bool {
