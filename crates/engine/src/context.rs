@@ -84,6 +84,12 @@ impl<E: Env> Context<E> {
         self.policy_duel.note(inode, range, how);
     }
 
+    /// A range of a volume is discarded.
+    pub fn note_discard(&self, inode: Inode, range: SectorRange) {
+        self.reuse.note_discard(inode, range);
+        self.policy_duel.note(inode, range, Use::Drop);
+    }
+
     /// Replacement policies are tried on a sample of the traffic, or not any more, as the setting
     /// wants it.
     pub fn switch_policy_duel(&self) {

@@ -462,7 +462,7 @@ impl System for CacheSystem {
             })?;
         // A policy that is changed while the set runs, at every start.
         if mix(setup.plan.seed).is_multiple_of(12) {
-            for policy in ["lru", "scan-resistant", "adaptive"] {
+            for policy in ["lru", "scan-resistant", "adaptive", "two-queue"] {
                 set.set_attribute("cache_replacement_policy", policy)
                     .map_err(|error| error.to_string())?;
             }

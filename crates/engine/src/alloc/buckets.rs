@@ -363,7 +363,7 @@ impl Buckets {
         settled
     }
 
-    /// So many sectors were read there for a client, or written over data that is cached.
+    /// So many sectors were read there for a client.
     pub fn touch(&mut self, pointer: Pointer, sectors: u64) {
         let bucket = self.bucket_of(pointer);
         self.recency.note(bucket, sectors);

@@ -99,7 +99,7 @@ impl Policy {
         let two = matches!(policy, ReplacementPolicy::TwoQueue | ReplacementPolicy::Adaptive);
         (self.learnt, self.learning) = (None, None);
         self.learning = policy.learns().then(|| BucketValue::new(self.members.capacity()));
-        self.two_queue = two.then(TwoQueue::new);
+        self.two_queue = two.then(|| TwoQueue::new(self.members.capacity()));
     }
 
     /// With `adaptive`: this one chooses from now on. Says whether that is news.
@@ -160,20 +160,31 @@ impl Policy {
     pub fn insert(&mut self, bucket: BucketNr) {
         if !self.members.leaves(bucket.0) && !self.members.contains(bucket.0) {
             self.members.insert(bucket.0);
+            let place = self.place_of(bucket);
             if let Some(two_queue) = &mut self.two_queue
                 && bucket.0 < two_queue.capacity()
             {
-                let again = |learnt: &Learnt| Class::came_again(learnt.worth.class(bucket));
-                let second = self.learnt.as_ref().is_some_and(again);
-                two_queue.insert(bucket.0, if second { Place::Second } else { Place::First });
+                two_queue.insert(bucket.0, place);
             }
         }
+    }
+
+    /// The queue for the data in a bucket.
+    fn place_of(&self, bucket: BucketNr) -> Place {
+        let again = |learnt: &Learnt| Class::came_again(learnt.worth.class(bucket));
+        if self.learnt.as_ref().is_some_and(again) { Place::Second } else { Place::First }
     }
 
     /// Makes a member that does not leave the oldest one.
     pub fn make_oldest(&mut self, bucket: BucketNr) {
         if self.members.contains(bucket.0) {
             self.members.insert_oldest(bucket.0);
+            let place = self.place_of(bucket);
+            if let Some(two_queue) = &mut self.two_queue
+                && bucket.0 < two_queue.capacity()
+            {
+                two_queue.insert_oldest(bucket.0, place);
+            }
         }
     }
 
@@ -306,7 +317,8 @@ impl Policy {
             let Some(bucket) = self.members.next_leaving() else { return true };
             saving.seen += 1;
             saving.worth += u128::from(learnt.worth.of(BucketNr(bucket)));
-            let sectors = if saving.full { 0 } else { look.reused(bucket) };
+            let reused = || look.reused(bucket).min(look.live(bucket).into());
+            let sectors = if saving.full { 0 } else { reused() };
             saving.full |= sectors > saving.room;
             if sectors > 0 && !saving.full {
                 saving.room -= sectors;
@@ -497,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn only_scan_resistant_chooses_ahead() {
+    fn lru_does_not_choose_ahead() {
         let mut lru = used(ReplacementPolicy::Lru);
         assert!(choose(&mut lru, 9).is_empty());
         lru.touch(BucketNr(0), 8);
@@ -534,6 +546,21 @@ mod tests {
             rest.push(bucket.0);
         }
         assert!(victims.is_empty() && rest.len() >= 30, "{rest:?}");
+    }
+
+    /// A start inserts from the bucket used last to the coldest, each as the oldest.
+    #[test]
+    fn two_queue_gives_up_the_coldest_first_after_a_start() {
+        let mut victims = Policy::new(BUCKETS, ReplacementPolicy::TwoQueue);
+        victims.grow(BUCKETS);
+        victims.set_policy(ReplacementPolicy::TwoQueue);
+        while !victims.learn(10, |_| 0) {}
+        for bucket in [5, 9, 2, 7] {
+            victims.insert(BucketNr(bucket));
+            victims.make_oldest(BucketNr(bucket));
+        }
+        let gone: Vec<u32> = std::iter::from_fn(|| pick(&mut victims)).collect();
+        assert_eq!(gone, [7, 2, 9, 5]);
     }
 
     #[test]

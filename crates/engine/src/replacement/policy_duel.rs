@@ -4,13 +4,13 @@
 //! The sample has all requests to some regions of 64 KiB, chosen by a hash, so that blocks which
 //! are used together are in it together. It is an eighth of the traffic for the smallest caches,
 //! and as much less for larger ones as the shadow caches have room for: memory and time are
-//! bounded, a region that is not in the sample costs a hash and a comparison. Hits are counted with
-//! a half-life of three fills of the shadow caches, and looked at four times in each: another
-//! policy leads if it has more hits by more than their deviation, so that chance alone does not
-//! change the order.
+//! bounded, a region that is not in the sample costs a hash and a comparison. Hits are looked at
+//! whenever a quarter of the blocks of a shadow cache were used, and count half eleven looks later.
+//! Another policy leads if it has more hits by more than their deviation, so that chance alone does
+//! not change the order.
 //!
-//! Measured on five traces (docs/internals/performance.md); the decision
-//! about the policy (docs/decisions/0014-adaptive.md) has the variants.
+//! Measured on five traces (docs/internals/performance.md); the decision about the policy
+//! (docs/decisions/0014-adaptive.md) has the variants.
 
 use std::cell::{Cell, RefCell};
 
@@ -153,7 +153,9 @@ impl PolicyDuel {
                     Use::Drop => shadow.forget(block),
                 }
             }
-            duel.used += 1;
+        }
+        if how != Use::Drop {
+            duel.used += range.sectors().div_ceil(1 << BLOCK_SHIFT);
         }
         if duel.used >= duel.look_after {
             duel.used = 0;

@@ -3,7 +3,7 @@
 //!
 //! A table with a byte for every two blocks of the cache (128 KiB of memory per GiB at blocks of
 //! 4 KiB). A block has one place in it, with eight bits of its hash, until a later block takes that
-//! place: after as many fills as there are places a third of them is still known. One in 256 blocks
+//! place: after as many fills as there are places a third of them is still known. One in 255 blocks
 //! that were not read is taken for one that was.
 
 use ubcache_env::SectorRange;
@@ -55,7 +55,7 @@ impl RecentFills {
         let hash = hash(block);
         let place = ((u128::from(hash >> 8) * self.places.len() as u128) >> 56) as usize;
         // 0 is an empty place.
-        let mark = hash as u8 | 1;
+        let mark = (hash as u8).max(1);
         std::mem::replace(&mut self.places[place], mark) == mark
     }
 }

@@ -120,9 +120,8 @@ impl ShadowCache {
         false
     }
 
-    /// A block is written, and stays in the cache.
+    /// A block is written, and stays in the cache. To be overwritten is no use.
     pub fn write(&mut self, block: u64) {
-        self.touch(block);
         self.put(block, Class::Clean);
     }
 

@@ -3,10 +3,10 @@
 //!
 //! S3-FIFO (Yang et al., SOSP 2023) with buckets in the place of objects. New data is in the first
 //! queue and leaves it soon: the first bucket of that queue goes while it has more than a tenth of
-//! all buckets, otherwise that of the second. What was used again in a bucket that goes is moved to
-//! the second queue ([`gc::moving`](crate::gc::moving)); a bucket that is mostly such data changes
-//! to the end of the second queue as it is, which writes nothing. Data that is read again soon
-//! after it was evicted comes to the second queue at once
+//! the buckets in both, otherwise that of the second. What was used again in a bucket that goes is
+//! moved to the second queue ([`gc::moving`](crate::gc::moving)); a bucket that is mostly such data
+//! changes to the end of the second queue as it is, which writes nothing. Data that is read again
+//! soon after it was evicted comes to the second queue at once
 //! ([`RecentFills`](super::recent_fills::RecentFills)).
 
 use ubcache_format::BucketNr;
@@ -15,7 +15,7 @@ use super::look::Look;
 
 /// No bucket: the end of a queue.
 const NIL: u32 = u32::MAX;
-/// The first queue has this part of all buckets.
+/// The first queue has this part of the buckets in both.
 const FIRST_PART: u32 = 10;
 /// A bucket stays if so much of it was used again. Measured with 30, 40, 50 and without: less
 /// writes more, more loses hits.
@@ -52,10 +52,16 @@ pub(super) struct TwoQueue {
 }
 
 impl TwoQueue {
-    pub fn new() -> TwoQueue {
-        let stayed = Vec::new();
-        let (before, behind, places) = (Vec::new(), Vec::new(), Vec::new());
-        TwoQueue { queues: [EMPTY; 2], before, behind, places, stayed }
+    /// Empty queues with memory for so many buckets; [`TwoQueue::grow`] makes their numbers valid.
+    pub fn new(buckets: u32) -> TwoQueue {
+        let buckets = buckets as usize;
+        TwoQueue {
+            queues: [EMPTY; 2],
+            before: Vec::with_capacity(buckets),
+            behind: Vec::with_capacity(buckets),
+            places: Vec::with_capacity(buckets),
+            stayed: Vec::new(),
+        }
     }
 
     /// Makes the bucket numbers below `buckets` valid.
@@ -85,6 +91,21 @@ impl TwoQueue {
         self.places[bucket as usize] = place;
     }
 
+    /// Puts it at the front of a queue, wherever it was.
+    pub fn insert_oldest(&mut self, bucket: u32, place: Place) {
+        self.remove(bucket);
+        let queue = &mut self.queues[place as usize];
+        self.before[bucket as usize] = NIL;
+        self.behind[bucket as usize] = queue.oldest;
+        match queue.oldest {
+            NIL => queue.newest = bucket,
+            oldest => self.before[oldest as usize] = bucket,
+        }
+        queue.oldest = bucket;
+        queue.len += 1;
+        self.places[bucket as usize] = place;
+    }
+
     /// Takes it out; no effect if it is in no queue.
     pub fn remove(&mut self, bucket: u32) {
         let (before, behind) = (self.before[bucket as usize], self.behind[bucket as usize]);
@@ -109,9 +130,9 @@ impl TwoQueue {
         let stays = u64::from(look.bucket_sectors()) * STAYS_PERCENT;
         for _ in 0..LOOKS {
             let [first, second] = self.queues;
+            let both = u64::from(first.len) + u64::from(second.len);
             let is_first = second.len == 0
-                || first.len > 0
-                    && u64::from(first.len) * u64::from(FIRST_PART) > self.places.len() as u64;
+                || first.len > 0 && u64::from(first.len) * u64::from(FIRST_PART) > both;
             let place = if is_first { Place::First } else { Place::Second };
             let bucket = self.queues[place as usize].oldest;
             if bucket == NIL {
@@ -119,7 +140,7 @@ impl TwoQueue {
             }
             if !look.may_take(bucket) {
                 self.insert(bucket, place);
-            } else if look.reused(bucket) * 100 >= stays {
+            } else if look.reused(bucket).min(look.live(bucket).into()) * 100 >= stays {
                 self.insert(bucket, Place::Second);
                 self.stayed.push(BucketNr(bucket));
             } else {

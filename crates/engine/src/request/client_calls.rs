@@ -108,7 +108,7 @@ impl<E: Env> Volume for CachedVolume<E> {
             if result.is_err() {
                 break;
             }
-            self.context.reuse.note_discard(self.inode(), step);
+            self.context.note_discard(self.inode(), step);
         }
         if fua && result.is_ok() {
             result = self.flush_devices().await;

@@ -69,7 +69,6 @@ impl ReplacementPolicy {
     pub(crate) fn order(self) -> Replacement {
         match self {
             ReplacementPolicy::ScanResistant => Replacement::Random,
-            ReplacementPolicy::TwoQueue => Replacement::Fifo,
             policy => policy.stored(),
         }
     }
