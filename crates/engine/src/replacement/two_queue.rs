@@ -17,8 +17,8 @@ use super::look::Look;
 const NIL: u32 = u32::MAX;
 /// The first queue has this part of the buckets in both.
 const FIRST_PART: u32 = 10;
-/// A bucket stays if so much of it was used again. Measured with 30, 40, 50 and without: less
-/// writes more, more loses hits.
+/// A bucket stays if so much of it was used again. A smaller share writes less and loses hits, a
+/// larger one has more of both (docs/decisions/0014-adaptive.md).
 const STAYS_PERCENT: u64 = 40;
 /// Buckets that are looked at for a victim.
 const LOOKS: u32 = 16;
