@@ -12,7 +12,7 @@ use super::change_signal::ChangeSignal;
 use super::pace::Evacuation;
 use super::recency::Recency;
 use super::space_below::Space;
-use crate::replacement::data_class::Class;
+use crate::replacement::data_class::{CLASSES, Class};
 use crate::replacement::policy::Policy;
 use crate::replacement::recent_fills::RecentFills;
 use crate::rules::{Rule, Rules};
@@ -273,7 +273,7 @@ impl Buckets {
         if on != self.reuse.is_on() {
             self.reuse = if on { Reuse::new(geometry) } else { Reuse::default() };
         }
-        let on = matches!(policy, ReplacementPolicy::TwoQueue | ReplacementPolicy::Adaptive);
+        let on = policy.has_two_queues();
         if on != self.fills.is_on() {
             self.fills = if on { RecentFills::new(geometry) } else { RecentFills::default() };
         }
@@ -471,10 +471,7 @@ impl Buckets {
     /// each third of which is used again.
     pub fn pretend_full(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(bucket) = self.take_for_data(
-                Purpose::Data,
-                self.free_len() % crate::replacement::data_class::CLASSES,
-            ) else {
+            let Some(bucket) = self.take_for_data(Purpose::Data, self.free_len() % CLASSES) else {
                 return;
             };
             let (offset, generation) =

@@ -1,9 +1,7 @@
 //! Victim lists: which bucket to evict next, in constant time.
 //!
-//! The members are the buckets that could be evicted, in one doubly linked list from the oldest to
-//! the most recent. The links live in two arrays indexed by bucket number, so a list for a million
-//! buckets is two arrays of four megabytes, and every operation but the worst case of
-//! [`EvictionList::pick`] is O(1).
+//! The members are the buckets that could be evicted, in one of the [`LinkedLists`] from the oldest
+//! to the most recent, so every operation but the worst case of [`EvictionList::pick`] is O(1).
 //!
 //! ```text
 //! oldest ─► 7 ⇄ 2 ⇄ 9 ⇄ 4 ◄─ most recent      insert, touch: to the right end; pick: from the left end
@@ -13,15 +11,11 @@
 //!
 //! The policies are bcache's, except that the order of `lru` is exact recency: bcache weighs
 //! recency with the share of live data.
-//!
-//! Invariants: a bucket is in no list if and only if it is its own predecessor; each list from
-//! `oldest` along `newer` and from `recent` along `older` are each other's reverse and have `len`
-//! members.
 
 use ubcache_format::Replacement;
 
-/// No bucket: the end of the list.
-const NIL: u32 = u32::MAX;
+use super::linked_lists::{LinkedLists, NIL};
+
 /// Number of members that `pick` offers before it gives up (`lru`, `fifo`), and of buckets that it
 /// draws (`random`).
 const CANDIDATES_MAX: u32 = 64;
@@ -30,27 +24,24 @@ const CANDIDATES_MAX: u32 = 64;
 const DRAWS: u32 = 8;
 
 /// One of the lists.
-#[derive(Copy, Clone, Debug)]
-struct List {
-    oldest: u32,
-    recent: u32,
-    len: u32,
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+enum List {
+    #[default]
+    Members,
+    Leaving,
 }
 
-const EMPTY: List = List { oldest: NIL, recent: NIL, len: 0 };
+impl From<List> for usize {
+    fn from(list: List) -> usize {
+        list as usize
+    }
+}
 
 /// The buckets that may be evicted, in order.
 #[derive(Clone, Debug)]
 pub(crate) struct EvictionList {
     policy: Replacement,
-    /// Towards the oldest; a bucket that is in no list points to itself.
-    older: Vec<u32>,
-    /// Towards the most recent; meaningless for a bucket that is in no list.
-    newer: Vec<u32>,
-    members: List,
-    leaving: List,
-    /// By bucket: true if it is in `leaving`, false if it is in `members`.
-    leaves: Vec<bool>,
+    lists: LinkedLists<List>,
     /// The leaving bucket that is looked at next.
     cursor: u32,
 }
@@ -64,27 +55,17 @@ impl Default for EvictionList {
 impl EvictionList {
     /// Empty lists with memory for `buckets`; [`EvictionList::grow`] makes their numbers valid.
     pub fn new(buckets: u32, policy: Replacement) -> Self {
-        EvictionList {
-            policy,
-            older: Vec::with_capacity(buckets as usize),
-            newer: Vec::with_capacity(buckets as usize),
-            members: EMPTY,
-            leaving: EMPTY,
-            leaves: Vec::with_capacity(buckets as usize),
-            cursor: NIL,
-        }
+        EvictionList { policy, lists: LinkedLists::new(buckets), cursor: NIL }
     }
 
     /// Makes the bucket numbers below `buckets` valid.
     pub fn grow(&mut self, buckets: u32) {
-        self.older.extend(self.capacity()..buckets);
-        self.newer.resize(buckets as usize, NIL);
-        self.leaves.resize(buckets as usize, false);
+        self.lists.grow(buckets);
     }
 
     /// Bucket numbers are below this.
     pub fn capacity(&self) -> u32 {
-        self.older.len() as u32
+        self.lists.capacity()
     }
 
     /// The policy in force.
@@ -100,22 +81,17 @@ impl EvictionList {
 
     /// Number of members, without those that leave.
     pub fn len(&self) -> u32 {
-        self.members.len
+        self.lists.ends(List::Members).len
     }
 
     /// Number of those that leave.
     pub fn leaving(&self) -> u32 {
-        self.leaving.len
+        self.lists.ends(List::Leaving).len
     }
 
     /// Returns true if there is no member.
     pub fn is_empty(&self) -> bool {
-        self.members.len == 0
-    }
-
-    /// Returns true if the bucket is in one of the lists.
-    fn is_known(&self, bucket: u32) -> bool {
-        self.older[bucket as usize] != bucket
+        self.len() == 0
     }
 
     /// Returns true if the bucket is a member, and does not leave.
@@ -124,78 +100,51 @@ impl EvictionList {
     /// Like all methods that take a bucket: if the number is not below that of
     /// [`EvictionList::grow`].
     pub fn contains(&self, bucket: u32) -> bool {
-        self.is_known(bucket) && !self.leaves[bucket as usize]
+        self.lists.is_in(List::Members, bucket)
     }
 
     /// Returns true if the bucket was chosen to go.
     pub fn leaves(&self, bucket: u32) -> bool {
-        self.is_known(bucket) && self.leaves[bucket as usize]
+        self.lists.is_in(List::Leaving, bucket)
     }
 
     /// Makes the bucket the most recent member, whether it is in a list already or not.
     pub fn insert(&mut self, bucket: u32) {
-        self.remove(bucket);
-        self.append(bucket, false);
+        self.pass_by(bucket);
+        self.lists.insert(List::Members, bucket);
     }
 
     /// Makes the bucket the oldest member, whether it is in a list already or not.
     pub fn insert_oldest(&mut self, bucket: u32) {
-        self.remove(bucket);
-        let oldest = std::mem::replace(&mut self.members.oldest, bucket);
-        (self.older[bucket as usize], self.newer[bucket as usize]) = (NIL, oldest);
-        match oldest {
-            NIL => self.members.recent = bucket,
-            oldest => self.older[oldest as usize] = bucket,
-        }
-        self.leaves[bucket as usize] = false;
-        self.members.len += 1;
+        self.pass_by(bucket);
+        self.lists.insert_oldest(List::Members, bucket);
     }
 
     /// Appends the bucket to `leaving`.
     pub fn leave(&mut self, bucket: u32) {
-        self.remove(bucket);
-        self.append(bucket, true);
-    }
-
-    fn append(&mut self, bucket: u32, leaves: bool) {
-        let list = if leaves { &mut self.leaving } else { &mut self.members };
-        self.older[bucket as usize] = list.recent;
-        self.newer[bucket as usize] = NIL;
-        match list.recent {
-            NIL => list.oldest = bucket,
-            recent => self.newer[recent as usize] = bucket,
-        }
-        list.recent = bucket;
-        list.len += 1;
-        self.leaves[bucket as usize] = leaves;
+        self.pass_by(bucket);
+        self.lists.insert(List::Leaving, bucket);
     }
 
     /// Takes the bucket out of the list that it is in; no effect if it is in none.
     pub fn remove(&mut self, bucket: u32) {
-        if !self.is_known(bucket) {
-            return;
-        }
-        let list = if self.leaves[bucket as usize] { &mut self.leaving } else { &mut self.members };
-        let (older, newer) = (self.older[bucket as usize], self.newer[bucket as usize]);
-        match older {
-            NIL => list.oldest = newer,
-            older => self.newer[older as usize] = newer,
-        }
-        match newer {
-            NIL => list.recent = older,
-            newer => self.older[newer as usize] = older,
-        }
-        list.len -= 1;
-        self.older[bucket as usize] = bucket;
+        self.pass_by(bucket);
+        self.lists.remove(bucket);
+    }
+
+    /// The bucket is about to change its place: a walk goes on with the next one.
+    fn pass_by(&mut self, bucket: u32) {
         if self.cursor == bucket {
-            self.cursor = newer;
+            self.cursor = self.lists.newer(bucket);
         }
     }
 
     /// The bucket was used: with `lru` it becomes the most recent member. No effect with another
     /// policy, or if it is no member.
     pub fn touch(&mut self, bucket: u32) {
-        if self.policy == Replacement::Lru && self.contains(bucket) && self.members.recent != bucket
+        if self.policy == Replacement::Lru
+            && self.contains(bucket)
+            && self.lists.ends(List::Members).newest != bucket
         {
             self.insert(bucket);
         }
@@ -204,8 +153,8 @@ impl EvictionList {
     /// Takes out the first of those that leave for which `may_take` says yes. Those that it refuses
     /// go to the end; after 64 of them there is none this time.
     pub fn pick_leaving(&mut self, may_take: impl Fn(u32) -> bool) -> Option<u32> {
-        for _ in 0..self.leaving.len.min(CANDIDATES_MAX) {
-            let next = self.leaving.oldest;
+        for _ in 0..self.leaving().min(CANDIDATES_MAX) {
+            let next = self.lists.ends(List::Leaving).oldest;
             if may_take(next) {
                 self.remove(next);
                 return Some(next);
@@ -217,7 +166,7 @@ impl EvictionList {
 
     /// The next call of [`EvictionList::next_leaving`] gives the first of those that leave.
     pub fn rewind(&mut self) {
-        self.cursor = self.leaving.oldest;
+        self.cursor = self.lists.ends(List::Leaving).oldest;
     }
 
     /// Steps through `leaving`, the next victim first. The list may change between two calls.
@@ -226,13 +175,13 @@ impl EvictionList {
         if bucket == NIL {
             return None;
         }
-        self.cursor = self.newer[bucket as usize];
+        self.cursor = self.lists.newer(bucket);
         Some(bucket)
     }
 
     /// The first of those that leave.
     pub fn first_leaving(&self) -> Option<u32> {
-        Some(self.leaving.oldest).filter(|&bucket| bucket != NIL)
+        Some(self.lists.ends(List::Leaving).oldest).filter(|&bucket| bucket != NIL)
     }
 
     /// Chooses a victim for which `may_take` says yes and removes it from the list.
@@ -257,7 +206,7 @@ impl EvictionList {
     /// Some member, any with the same chance, in a few draws; none if members are too few among the
     /// buckets.
     pub fn draw(&self, mut random: impl FnMut() -> u64) -> Option<u32> {
-        let buckets = self.older.len() as u64;
+        let buckets = u64::from(self.capacity());
         if self.is_empty() {
             return None;
         }
@@ -266,12 +215,12 @@ impl EvictionList {
 
     /// The members from the oldest to the most recent.
     pub fn iter_oldest(&self) -> impl Iterator<Item = u32> + '_ {
-        self.iter_from(self.members.oldest)
+        self.iter_from(self.lists.ends(List::Members).oldest)
     }
 
     fn iter_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
         let existing = |bucket: u32| (bucket != NIL).then_some(bucket);
-        std::iter::successors(existing(first), move |&bucket| existing(self.newer[bucket as usize]))
+        std::iter::successors(existing(first), move |&bucket| existing(self.lists.newer(bucket)))
     }
 
     fn pick_oldest(&mut self, may_take: impl Fn(u32) -> bool) -> Option<u32> {
@@ -279,7 +228,7 @@ impl EvictionList {
             self.iter_oldest().take(CANDIDATES_MAX as usize).find(|&bucket| may_take(bucket));
         if found.is_none() && self.len() > CANDIDATES_MAX {
             for _ in 0..CANDIDATES_MAX {
-                self.insert(self.members.oldest);
+                self.insert(self.lists.ends(List::Members).oldest);
             }
         }
         found
@@ -293,8 +242,8 @@ impl EvictionList {
         if self.is_empty() {
             return None;
         }
-        let buckets = self.older.len() as u64;
-        let mut refused = self.members.oldest;
+        let buckets = u64::from(self.capacity());
+        let mut refused = self.lists.ends(List::Members).oldest;
         for _ in 0..CANDIDATES_MAX {
             let bucket = (random() % buckets) as u32;
             if self.contains(bucket) {
@@ -526,8 +475,8 @@ mod tests {
                 let left: Vec<u32> = std::iter::from_fn(|| list.next_leaving()).collect();
                 prop_assert_eq!(&left, &leaving);
                 let mut backwards: Vec<u32> = std::iter::successors(
-                    (list.members.recent != NIL).then_some(list.members.recent),
-                    |&bucket| Some(list.older[bucket as usize]).filter(|&older| older != NIL),
+                    Some(list.lists.ends(List::Members).newest).filter(|&newest| newest != NIL),
+                    |&bucket| Some(list.lists.older(bucket)).filter(|&older| older != NIL),
                 ).collect();
                 backwards.reverse();
                 prop_assert_eq!(backwards, model.clone());

@@ -6,6 +6,7 @@
 //! | [`policy`] | the members, and the choice among them |
 //! | [`look`] | facts about buckets that a choice depends on |
 //! | [`eviction_list`] | lists of victims |
+//! | [`linked_lists`] | two lists of buckets over the same arrays |
 //! | [`bucket_value`] | the value of keeping a bucket, learnt from hits |
 //! | [`two_queue`] | the order of victims in which what came once goes first |
 //! | [`recent_fills`] | blocks that were read into the cache of late |
@@ -15,6 +16,7 @@
 mod bucket_value;
 pub(crate) mod data_class;
 mod eviction_list;
+mod linked_lists;
 pub(crate) mod look;
 pub(crate) mod policy;
 pub(crate) mod policy_duel;

@@ -8,7 +8,7 @@
 //! has the one lead that [`PolicyDuel`](super::policy_duel::PolicyDuel) names. Census, choice and
 //! the look at what was chosen take time with the number of buckets: each goes in slices.
 
-use ubcache_format::BucketNr;
+use ubcache_format::{BucketNr, OwnPolicy};
 
 use super::bucket_value::BucketValue;
 use super::data_class::Class;
@@ -96,10 +96,9 @@ impl Policy {
             policy => policy,
         };
         self.members.set_policy(policy.order());
-        let two = matches!(policy, ReplacementPolicy::TwoQueue | ReplacementPolicy::Adaptive);
-        (self.learnt, self.learning) = (None, None);
+        self.learnt = None;
         self.learning = policy.learns().then(|| BucketValue::new(self.members.capacity()));
-        self.two_queue = two.then(|| TwoQueue::new(self.members.capacity()));
+        self.two_queue = policy.has_two_queues().then(|| TwoQueue::new(self.members.capacity()));
     }
 
     /// With `adaptive`: this one chooses from now on. Says whether that is news.
@@ -111,9 +110,12 @@ impl Policy {
         leads
     }
 
-    /// The policy that chooses; one that has not learnt yet is replaced by that of its order.
+    /// The policy that chooses: that of its order as long as one that learns does not know enough.
     pub fn leader(&self) -> ReplacementPolicy {
-        self.leader
+        match self.learning {
+            None => self.leader,
+            Some(_) => ReplacementPolicy::from_stored(self.policy.order(), OwnPolicy::None),
+        }
     }
 
     /// Tells a policy that wants to know the age of the next few buckets, in buckets filled since.
@@ -125,7 +127,7 @@ impl Policy {
             worth.learn(age(BucketNr(bucket)));
             if let Some(two_queue) = &mut self.two_queue {
                 // One that became a member since is known already.
-                two_queue.grow(two_queue.capacity().max(bucket + 1));
+                two_queue.grow(bucket + 1);
                 if self.members.contains(bucket) {
                     two_queue.insert(bucket, Place::First);
                 }
@@ -161,9 +163,7 @@ impl Policy {
         if !self.members.leaves(bucket.0) && !self.members.contains(bucket.0) {
             self.members.insert(bucket.0);
             let place = self.place_of(bucket);
-            if let Some(two_queue) = &mut self.two_queue
-                && bucket.0 < two_queue.capacity()
-            {
+            if let Some(two_queue) = &mut self.two_queue {
                 two_queue.insert(bucket.0, place);
             }
         }
@@ -180,9 +180,7 @@ impl Policy {
         if self.members.contains(bucket.0) {
             self.members.insert_oldest(bucket.0);
             let place = self.place_of(bucket);
-            if let Some(two_queue) = &mut self.two_queue
-                && bucket.0 < two_queue.capacity()
-            {
+            if let Some(two_queue) = &mut self.two_queue {
                 two_queue.insert_oldest(bucket.0, place);
             }
         }
@@ -194,9 +192,7 @@ impl Policy {
     }
 
     fn leave_queue(&mut self, bucket: u32) {
-        if let Some(two_queue) = &mut self.two_queue
-            && bucket < two_queue.capacity()
-        {
+        if let Some(two_queue) = &mut self.two_queue {
             two_queue.remove(bucket);
         }
     }

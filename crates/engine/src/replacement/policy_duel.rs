@@ -167,8 +167,10 @@ impl PolicyDuel {
 impl Duel {
     /// Compares the hits; says which policy leads from now on.
     fn look(&mut self, leader: ReplacementPolicy) -> ReplacementPolicy {
-        let hits_of =
-            |policy| self.hits[CANDIDATES.iter().position(|it| *it == policy).unwrap_or(0)];
+        let hits_of = |policy| {
+            let place = CANDIDATES.iter().position(|candidate| *candidate == policy);
+            self.hits[place.expect("a candidate leads")]
+        };
         let led = hits_of(leader);
         let best = CANDIDATES.into_iter().max_by(|&a, &b| hits_of(a).total_cmp(&hits_of(b)));
         let best = best.unwrap_or(leader);

@@ -83,6 +83,11 @@ impl ReplacementPolicy {
         self.own() != OwnPolicy::None
     }
 
+    /// Returns true if it keeps what came once and what came again in a queue each.
+    pub(crate) fn has_two_queues(self) -> bool {
+        matches!(self, ReplacementPolicy::TwoQueue | ReplacementPolicy::Adaptive)
+    }
+
     /// Policy that a superblock and the newest journal entry name together.
     pub(crate) fn from_stored(stored: Replacement, own: OwnPolicy) -> ReplacementPolicy {
         match (stored, own) {
