@@ -108,3 +108,48 @@ fn scans_do_not_empty_the_cache() {
     assert!(counts[1] > 500, "{counts:?}: of 1800 uses a good part are hits");
     assert!(counts[2] > 500, "{counts:?}: the adaptive policy sees it");
 }
+
+/// Some blocks are used often, others now and then, wherever they are on the disk. Says which
+/// policy leads in the end, and how many reads were hits.
+async fn hits_of_a_skewed_load(
+    env: SimEnv,
+    cache: SimDisk,
+    backing: SimDisk,
+    begins: OwnPolicy,
+) -> (String, u64) {
+    const SLOTS: u64 = 10_007;
+    format(&cache, &backing, begins).await;
+    let (set, volume) = open(&env, &cache, &backing).await;
+    let mut random = 1_u64;
+    let mut below_one = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 11) as f64 / (1_u64 << 53) as f64
+    };
+    let slots: Vec<u64> = (0..60_000)
+        .map(|_| (below_one() * below_one() * below_one() * SLOTS as f64) as u64 * 7_919 % SLOTS)
+        .collect();
+    let mut hits = 0;
+    for part in slots.chunks(200) {
+        hits += read(&volume, part.iter().copied()).await;
+    }
+    let leader = set.attribute("cache_replacement_leader").expect("an attribute");
+    set.stop().await.expect("stops");
+    (leader, hits)
+}
+
+#[test]
+fn adaptive_policy_takes_the_one_that_suits_the_load() {
+    let found = Rc::new(std::cell::RefCell::new(Vec::new()));
+    for begins in [OwnPolicy::None, OwnPolicy::TwoQueue, OwnPolicy::Adaptive] {
+        let found = found.clone();
+        in_a_world(10_007, async move |env, cache, backing| {
+            let hits = hits_of_a_skewed_load(env, cache, backing, begins).await;
+            found.borrow_mut().push(hits);
+        });
+    }
+    let found = found.borrow();
+    let leaders: Vec<&str> = found.iter().map(|(leader, _)| leader.as_str()).collect();
+    assert_eq!(leaders, ["lru", "two-queue", "two-queue"], "{found:?}");
+    let [lru, two_queue, adaptive] = [found[0].1, found[1].1, found[2].1];
+    assert!(two_queue > lru && adaptive > lru + (two_queue - lru) / 2, "{found:?}");
+}
