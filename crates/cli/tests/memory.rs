@@ -7,9 +7,11 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use support::{
-    Daemon, each_io, have, make_set, make_set_sized, must, nbdsh, skipped, text, tool, ubcache,
+    Daemon, copy_program, each_io, have, make_set, make_set_sized, must, nbdsh, skipped, text,
+    tool, ubcache,
 };
 
 /// A number of /proc/PID/status, in KiB.
@@ -103,7 +105,7 @@ fn lock_memory_locks_or_refuses() {
     // A user that is not root, and has a limit.
     let Ok(directory) = tempfile::tempdir() else { return };
     let program = directory.path().join("ubcache");
-    std::fs::copy(env!("CARGO_BIN_EXE_ubcache"), &program).expect("room for the program");
+    copy_program(Path::new(env!("CARGO_BIN_EXE_ubcache")), &program);
     let (cache, backings) = make_set(directory.path(), &[16], &[]);
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))
         .expect("it is ours");

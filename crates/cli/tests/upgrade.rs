@@ -7,14 +7,15 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use support::{
-    Daemon, Guard, Mount, NO_BYPASS, STAYS_DIRTY, each_io, have, http, make_set, must,
-    pseudo_random, serve_command, skipped, text, tool, ubcache,
+    Daemon, Guard, Mount, NO_BYPASS, STAYS_DIRTY, copy_program, each_io, have, http, make_set,
+    must, pseudo_random, serve_command, skipped, text, tool, ubcache,
 };
 
 const EXPORT: &str = "disk0.img";
@@ -99,6 +100,12 @@ fn request(command: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
     bytes
 }
 
+/// Requests that read so many bytes from offset 0 each. They are written at once: one by one they
+/// fill the buffer of the socket before a server that waits for memory has read them all.
+fn reads(cookies: Range<u64>, length: u32) -> Vec<u8> {
+    cookies.flat_map(|cookie| request(0, cookie, 0, length)).collect()
+}
+
 /// A simple reply: its error and its cookie.
 fn reply(stream: &mut UnixStream) -> (u32, u64) {
     let mut bytes = [0; 16];
@@ -139,9 +146,7 @@ fn messages_that_are_under_way_go_over_upgrades() {
         }
         let mut lazy = connect();
         const READS: u64 = 40;
-        for cookie in 0..READS {
-            lazy.write_all(&request(READ, cookie, 0, MIB as u32)).expect("a request");
-        }
+        lazy.write_all(&reads(0..READS, MIB as u32)).expect("requests");
         let clients = half.len() as u64 + 2;
         // The beginnings are read, and replies are on their way.
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -263,10 +268,12 @@ fn an_upgrade_that_fails_leaves_the_old_program_going_on() {
         let mut scripts = 0;
         let mut script = |text: String| {
             scripts += 1;
-            let path = directory.join(format!("program{scripts}"));
-            std::fs::write(&path, text).expect("a script");
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+            let written = directory.join("script");
+            std::fs::write(&written, text).expect("a script");
+            std::fs::set_permissions(&written, std::fs::Permissions::from_mode(0o755))
                 .expect("permissions");
+            let path = directory.join(format!("program{scripts}"));
+            copy_program(&written, &path);
             path.to_str().expect("UTF-8").to_owned()
         };
         let asked = format!("#!/bin/sh\n[ \"$1\" = upgrade-check ] && exec {real:?} \"$@\"\n");
@@ -316,7 +323,7 @@ fn changes_since_the_start_are_kept() {
         let (cache, backings) = make_set(directory, &[16, 16, 16], &[]);
         let (program, new) = (directory.join("ubcache"), directory.join("ubcache.new"));
         let real = env!("CARGO_BIN_EXE_ubcache");
-        std::fs::copy(real, &program).expect("a copy");
+        copy_program(Path::new(real), &program);
         let (command, socket, control, log) =
             serve_command(io, directory, &cache, &backings[..2], &STAYS_DIRTY);
         let mut copy = Command::new(&program);
@@ -355,7 +362,7 @@ fn changes_since_the_start_are_kept() {
             (volumes.iter().map(of).collect::<Vec<_>>(), kept, of_set)
         };
         let before = look();
-        std::fs::copy(real, &new).expect("a copy");
+        copy_program(Path::new(real), &new);
         std::fs::rename(&new, &program).expect("another program at the path");
         let done = must_upgrade(&daemon, &[]);
         assert_eq!(done["program"], text(&program));
@@ -436,9 +443,7 @@ fn client_that_reads_no_more_does_not_stop_upgrades() {
         let (cache, backings) = make_set(directory, &[64], &[]);
         let daemon = Daemon::start(io, directory, &cache, &backings, &[]);
         let mut lazy = daemon.client(EXPORT).into_stream();
-        for cookie in 0..100 {
-            lazy.write_all(&request(0, cookie, 0, 4 << 20)).expect("a request");
-        }
+        lazy.write_all(&reads(0..100, 4 << 20)).expect("requests");
         must_upgrade(&daemon, &[]);
         lazy.shutdown(std::net::Shutdown::Read).expect("connected");
         for _ in 0..2 {
@@ -457,9 +462,7 @@ fn replies_that_nobody_reads_do_not_grow_with_upgrades() {
         let daemon = Daemon::start(io, directory, &cache, &backings, &["--client-memory", "64M"]);
         const READS: u64 = 400;
         let mut lazy = daemon.client(EXPORT).into_stream();
-        for cookie in 0..READS {
-            lazy.write_all(&request(0, cookie, 0, 1 << 20)).expect("a request");
-        }
+        lazy.write_all(&reads(0..READS, 1 << 20)).expect("requests");
         let held = || {
             // The next program has done what it will do by itself.
             std::thread::sleep(std::time::Duration::from_millis(500));

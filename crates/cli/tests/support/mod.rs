@@ -202,6 +202,13 @@ pub fn tool(program: &str) -> Command {
     command
 }
 
+/// Copies a program that will be run. A child does it, as a file that a process has open for writing
+/// can't be run ("Text file busy"), and other tests of this process fork at any time and so keep its
+/// descriptors open for a moment.
+pub fn copy_program(from: &Path, to: &Path) {
+    must(tool("cp").arg(from).arg(to));
+}
+
 /// Runs a script with libnbd's own shell; false if Python has no libnbd.
 pub fn nbdsh(uri: &str, script: &str) -> bool {
     // The Python of the system, whatever else is installed.
