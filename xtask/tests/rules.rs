@@ -43,6 +43,7 @@ const NOT_IN_THE_MODEL: &[(&str, &str)] = &[
     ("T0", "the model's data has no memory that could change"),
     ("T5", "the model's sectors have no parts"),
     ("R6", "a piece is a fill that is registered early: T2 and T3 are in the model"),
+    ("R7", "its steps are those of R1 and R2, and the reuse of its bucket is J2's"),
     ("D2", "the model's device reads the same each time"),
     ("D3", "the model's device gives no room back"),
     ("D4", "the model's device has no holes"),

@@ -65,6 +65,8 @@ pub struct ServeConfig {
     /// Wait awake for so long at most, where waits are short; see
     /// [`ubcache_host::Host::set_busy_poll`].
     pub busy_poll: Duration,
+    /// Threads that serve NBD clients; 1: that of the set.
+    pub threads: usize,
     /// Discards go to block devices of which it is not known that discarded sectors read the same
     /// every time.
     pub trust_discards: bool,

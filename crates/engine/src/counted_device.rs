@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use ubcache_env::{
     Buf, Device, DeviceLimits, DeviceShape, Durability, Env, IoError, IoResult, IoVec, Nanos,
-    Place, Sector, SectorRange, Witness,
+    Place, ReadEnd, Sector, SectorRange, Witness,
 };
 use ubcache_format::MoveRegions;
 
@@ -244,6 +244,28 @@ impl<E: Env> CountedDevice<E> {
         let taken = Taken::new(now.since(started));
         histogram.record(taken);
         self.latest.set((now, taken));
+    }
+
+    /// A lane's read of a range has ended. Returns its time if what was read may be used: not if a
+    /// failed flush may have cost some of it.
+    pub fn lane_read(&self, range: SectorRange, end: ReadEnd) -> Option<Nanos> {
+        let took = match end {
+            ReadEnd::Read(took) => took,
+            ReadEnd::Failed(error) => {
+                self.failed(Operation::Read, range, &error);
+                return None;
+            }
+            ReadEnd::GivenUp => return None,
+        };
+        if self.is_lost(range) {
+            self.env.mark("lost_place_read");
+            return None;
+        }
+        self.count_read(range.sectors());
+        let taken = Taken::new(took);
+        self.histograms.read.record(taken);
+        self.latest.set((self.env.now(), taken));
+        Some(took)
     }
 
     /// The request that has ended last: its end, and its time. In the step in which a request

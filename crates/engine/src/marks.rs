@@ -13,6 +13,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("read_to_a_place", "data in the cache was read straight to memory of a requester"),
     ("place_not_read_to", "the cache device could not read to a place: the data was copied"),
     ("hit_unpublished_copy", "a read found a copy that has no key yet"),
+    ("read_mapped", "a read is carried out by a lane (R7)"),
+    ("mapped_read_failed", "a lane could not read what it had mapped: the owner reads it (R7)"),
     ("fill_waits_for_its_turn", "as many fills as may be are under way: the next one waits"),
     ("fill_doomed_by_write", "a write came between a miss and its fill (T2, T3)"),
     ("fill_kept_in_part", "the part of a fill that no write doomed is kept"),

@@ -59,6 +59,8 @@ rules! {
         "a read that was at the backing device when a discard put zeroes there looks up again";
     R6DoomedUnread, ["R6", "T2", "T3"],
         "what was read ahead is not used where a write came over it";
+    R7MappedStays, ["R7", "J2"],
+        "the bucket of a read that a lane carries out is not reused before the read is ended";
     // Publishing clean copies.
     C1UnflushedUnpublished, ["C1"],
         "a copy of a range that is un-flushed gets no record";

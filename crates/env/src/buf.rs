@@ -276,6 +276,38 @@ impl Buf {
     }
 }
 
+impl IoVec {
+    /// Turns the data into memory for another thread: the same memory where nobody else holds it,
+    /// else a copy.
+    pub fn into_parcels(self) -> Vec<Parcel> {
+        let parcel = |mut slice: Slice| {
+            let whole = slice.start == 0;
+            let memory = slice.memory.take();
+            match memory.map(Rc::try_unwrap) {
+                None => Parcel { pages: Vec::new(), len: 0 },
+                Some(Ok(memory)) if whole => {
+                    if let Some(home) = memory.home.upgrade() {
+                        home.held.set(home.held.get() - memory.pages.len());
+                    }
+                    Parcel { pages: memory.pages, len: slice.end }
+                }
+                Some(memory) => {
+                    slice.memory = Some(memory.map_or_else(|shared| shared, Rc::new));
+                    Buf::from_bytes(slice.as_slice()).into_parcel()
+                }
+            }
+        };
+        self.parts.into_iter().map(parcel).collect()
+    }
+
+    /// Data from another thread.
+    pub fn from_parcels(parcels: Vec<Parcel>) -> IoVec {
+        let mut data = IoVec::with_capacity(parcels.len());
+        parcels.into_iter().for_each(|parcel| data.push(parcel.into_buf().freeze()));
+        data
+    }
+}
+
 impl Parcel {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {

@@ -18,6 +18,7 @@
 //! | [`local`] | mutex, semaphore, notify, one-shot: FIFO, for one thread |
 //! | [`erased`] | [`erased::AnyDevice`]: devices of several kinds behind one type |
 //! | [`joined`] | [`Joined`]: a disk without a superblock, behind a header that has it |
+//! | [`lane`] | [`LaneVolume`]: a volume whose clients are served beside its owner |
 //! | [`kept`] | [`KeptMemory`]: memory that outlives the process |
 //! | [`work`] | [`Work`]: steps of a poll, counted in worlds that check them |
 //! | `testing` | duties of every [`Device`], a volume in memory (feature `testing`) |
@@ -33,6 +34,7 @@ pub mod erased;
 pub mod interval;
 pub mod joined;
 pub mod kept;
+pub mod lane;
 pub mod local;
 pub mod passed;
 pub mod stream;
@@ -51,6 +53,7 @@ pub use device::{
 pub use interval::{IntervalMap, IntervalSet};
 pub use joined::Joined;
 pub use kept::KeptMemory;
+pub use lane::{LaneVolume, MappedRead, Owner, ReadEnd};
 pub use passed::{Bell, Channel, PassedFiles, Received};
 pub use stream::{Protection, Stream, StreamError};
 pub use ubcache_format::{Sector, SectorRange};

@@ -60,6 +60,32 @@ pub struct HostFile {
     read_time_min: Cell<Nanos>,
 }
 
+/// An open file on its way to another thread, which reads it.
+#[derive(Debug)]
+pub struct FileToRead {
+    path: PathBuf,
+    opened: Opened,
+    read_time_min: Nanos,
+}
+
+impl FileToRead {
+    /// The same file, for one more thread.
+    pub fn try_clone(&self) -> std::io::Result<FileToRead> {
+        let Opened { fd, is_block_device, direct, limits, alignment } = &self.opened;
+        Ok(FileToRead {
+            path: self.path.clone(),
+            opened: Opened {
+                fd: fd.try_clone()?,
+                is_block_device: *is_block_device,
+                direct: *direct,
+                limits: *limits,
+                alignment: *alignment,
+            },
+            read_time_min: self.read_time_min,
+        })
+    }
+}
+
 impl HostFile {
     /// Opens `path`. Blocks for as long as the kernel takes.
     pub fn open(
@@ -144,6 +170,30 @@ impl HostFile {
             lost: self.lost.clone(),
             read_time_min: self.read_time_min.clone(),
         }
+    }
+
+    /// What another thread needs to read the file.
+    pub fn to_read(&self) -> std::io::Result<FileToRead> {
+        Ok(FileToRead {
+            path: self.path.clone(),
+            opened: Opened {
+                fd: self.fd.try_clone()?,
+                is_block_device: self.is_block_device,
+                direct: self.direct,
+                limits: DeviceLimits { sectors: self.sectors.get(), ..self.limits },
+                alignment: self.alignment,
+            },
+            read_time_min: self.read_time_min.get(),
+        })
+    }
+
+    /// A file that another thread has opened. It is for reading: what that thread knows of failed
+    /// flushes is not known here.
+    pub fn reading(env: &HostEnv, file: FileToRead) -> HostFile {
+        let FileToRead { path, opened, read_time_min } = file;
+        let file = HostFile::new(env, path, opened);
+        file.slow_down_reads(read_time_min);
+        file
     }
 
     /// The name it was opened by.

@@ -334,10 +334,8 @@ impl Io {
             wait => wait.filter(|_| completions.is_empty()),
         };
         let turned = match &mut self.backend {
-            Backend::Ring(ring) => ring.turn(shared.eventfd(), wait, &mut completions),
-            Backend::Pool(poller) => {
-                poller.turn(shared.eventfd(), wait, &mut self.ops, &mut completions)
-            }
+            Backend::Ring(ring) => ring.turn(shared, wait, &mut completions),
+            Backend::Pool(poller) => poller.turn(shared, wait, &mut self.ops, &mut completions),
         };
         self.settle(&mut completions, wakers);
         self.completions = completions;

@@ -36,6 +36,8 @@
 //! | `limits` | what a file or device is like: size, blocks, alignment |
 //! | `mapping` | memory that a file or a driver shares |
 //! | `claims` | what opening does not tell: read-only devices, loop devices over a file, files under a loop device |
+//! | [`owned`] | [`OwnedVolume`]: a volume of one thread, for lanes on others |
+//! | `owner_lock` | the lock that keeps lanes from what a thread owns |
 //! | [`kept`] | [`HostKept`]: memory that outlives the process |
 //! | [`access`] | waiting for rights on a file that somebody else gives |
 //! | [`descriptors`] | how many descriptors may be open |
@@ -64,6 +66,8 @@ mod mapping;
 pub mod memory;
 mod op;
 mod open;
+pub mod owned;
+mod owner_lock;
 pub mod passed;
 mod places;
 mod poller;
@@ -83,10 +87,11 @@ pub use activation::{ActivationError, PassedAddress, PassedSocket, passed_socket
 pub use claims::{loop_in_use, sysfs_directory, under_loop_in_use};
 pub use command::{HostCommands, control};
 pub use disk::HostDisk;
-pub use file::HostFile;
+pub use file::{FileToRead, HostFile};
 pub use io::IoBackend;
 pub use kept::{HostKept, KeptError};
 pub use open::{OpenError, OpenOptions, PageCache, PlainFile};
+pub use owned::OwnedVolume;
 pub use passed::{HostBell, HostChannel};
 pub use reactor::{Host, HostEnded, HostEnv, RemoteHandle};
 #[cfg(feature = "testing")]

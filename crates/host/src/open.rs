@@ -110,6 +110,7 @@ pub enum OpenError {
 }
 
 /// A file or block device that was opened, and what is known of it.
+#[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) fd: OwnedFd,
     pub(crate) is_block_device: bool,

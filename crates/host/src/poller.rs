@@ -11,6 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::op::{IoRequest, Op};
+use crate::queue::Shared;
 use crate::sys;
 
 const WOKEN: u64 = u64::MAX;
@@ -76,7 +77,7 @@ impl Poller {
     /// ended (at most so long, `Duration::MAX`: for ever).
     pub(crate) fn turn(
         &mut self,
-        eventfd: &OwnedFd,
+        shared: &Shared,
         wait: Option<Duration>,
         ops: &mut Slab<Op>,
         completions: &mut Vec<(usize, i32)>,
@@ -95,11 +96,12 @@ impl Poller {
         };
         self.busy_turns = 0;
         let timeout = (timeout != Duration::MAX).then_some(timeout);
-        sys::epoll_wait(&self.epoll, &mut self.events, timeout)?;
+        let (epoll, events) = (&self.epoll, &mut self.events);
+        shared.lock().without(|| sys::epoll_wait(epoll, events, timeout))?;
         for index in 0..self.events.len() {
             let (token, events) = (self.events[index].u64, self.events[index].events);
             if token == WOKEN {
-                sys::eventfd_take(eventfd.as_raw_fd());
+                sys::eventfd_take(shared.eventfd().as_raw_fd());
             } else {
                 self.happened(token as RawFd, events);
             }

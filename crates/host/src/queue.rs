@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_task::Runnable;
 use ubcache_env::Priority;
 
+use crate::owner_lock::OwnerLock;
 use crate::reactor::Host;
 use crate::sys;
 
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     /// that another thread has set.
     pending: AtomicBool,
     eventfd: OwnedFd,
+    /// Keeps other threads from what this one owns.
+    lock: OwnerLock,
 }
 
 impl Shared {
@@ -83,12 +86,18 @@ impl Shared {
             remote: Mutex::default(),
             pending: AtomicBool::new(false),
             eventfd: sys::eventfd()?,
+            lock: OwnerLock::default(),
         })
     }
 
     /// The descriptor that becomes readable when another thread wakes the reactor.
     pub(crate) fn eventfd(&self) -> &OwnedFd {
         &self.eventfd
+    }
+
+    /// The lock of the reactor's thread.
+    pub(crate) fn lock(&self) -> &OwnerLock {
+        &self.lock
     }
 
     /// Returns true on the reactor's thread.

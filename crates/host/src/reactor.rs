@@ -81,6 +81,7 @@ impl Core {
             let Some(task) = self.shared.pop(priority) else { return };
             let started = *started.get_or_insert_with(Instant::now);
             task.run();
+            self.shared.lock().give_way();
             if started.elapsed() >= BACKGROUND_TIME {
                 return;
             }
@@ -91,6 +92,7 @@ impl Core {
         for _ in 0..polls {
             let Some(task) = self.shared.pop(priority) else { return };
             task.run();
+            self.shared.lock().give_way();
             if self.copies.are_enough() {
                 return;
             }
@@ -115,6 +117,11 @@ impl Core {
             Some(at) => Duration::from_nanos(at.since(self.now()).0),
             None => Duration::MAX,
         }
+    }
+
+    /// What other threads may reach of it.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Copying on this thread.
@@ -159,6 +166,7 @@ impl Core {
             if has_work() || self.shared.is_pending() {
                 return;
             }
+            self.shared.lock().give_way();
             std::hint::spin_loop();
         }
         self.turn_io(Turn::Wait(self.wait_max()));
@@ -226,6 +234,7 @@ impl Core {
             }
         }
         self.io.borrow_mut().leak_running();
+        self.shared.lock().close();
     }
 
     fn drop_tasks(&self) {

@@ -10,6 +10,7 @@ use io_uring::{IoUring, Probe, opcode, squeue, types};
 
 use crate::op::{IoRequest, Memory, Op};
 use crate::places::{PLACES, Places};
+use crate::queue::Shared;
 
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
@@ -140,7 +141,7 @@ impl Ring {
     /// `Duration::MAX`: for ever) and reports completions. Says whether the eventfd was readable.
     pub(crate) fn turn(
         &mut self,
-        eventfd: &OwnedFd,
+        shared: &Shared,
         wait: Option<Duration>,
         completions: &mut Vec<(usize, i32)>,
     ) -> io::Result<()> {
@@ -152,9 +153,9 @@ impl Ring {
             let wait =
                 wait.filter(|_| self.backlog.is_empty() && self.ring.completion().is_empty());
             if queued > 0 || work_waits || wait.is_some() {
-                self.enter(wait)?;
+                shared.lock().without(|| self.enter(wait))?;
             }
-            self.reap(eventfd, completions);
+            self.reap(shared.eventfd(), completions);
             if self.backlog.is_empty() {
                 return Ok(());
             }

@@ -19,6 +19,7 @@ use crate::disk::{SimDisk, Snapshot};
 use crate::driver;
 use crate::executor::SimEnv;
 use crate::inspect::check_disks;
+use crate::lanes::{ClientVolume, LaneDisk, Letters};
 use crate::memory_invariants::{check_remote_volume, check_set_view, check_volume};
 use crate::oracle::Violation;
 use crate::plan::{CacheShape, DriverRun, LOSES, MOVE, Plan, Remedy, SCRUB};
@@ -412,7 +413,7 @@ fn start_scrub(volume: &CachedVolume<SimEnv>, rate: &str) -> Result<(), EngineEr
 }
 
 impl System for CacheSystem {
-    type Volume = Exported<SimEnv>;
+    type Volume = ClientVolume;
     const DATA_AT: Sector = DEFAULT_DATA_OFFSET;
     const FLUSHES_AT_STOP: bool = true;
     const OUTLIVES_DEATH: bool = true;
@@ -510,7 +511,15 @@ impl System for CacheSystem {
     fn volumes(&self) -> Vec<Rc<Self::Volume>> {
         let cached = self.volumes.iter().map(|volume| Exported::Cached(volume.clone()));
         let flash = self.flash.iter().map(|volume| Exported::Flash(volume.clone()));
-        cached.chain(flash).map(Rc::new).collect()
+        let lane = (
+            self.set().status().uuid,
+            Rc::new(LaneDisk::new(self.env.clone(), self.cache.borrow().clone())),
+        );
+        let clients = cached.chain(flash).map(|volume| {
+            let owner = Letters::new(self.env.clone(), volume, self.setup.plan.has_lanes());
+            Rc::new(ClientVolume::new(self.env.clone(), Rc::new(owner), lane.clone()))
+        });
+        clients.collect()
     }
 
     async fn control(&self, command: Command) -> Result<(), String> {

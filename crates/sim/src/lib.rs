@@ -34,6 +34,7 @@
 //! | [`shrink`] | cuts a failing plan down |
 //! | [`fake_systems`] | small systems, right and wrong, that show that the oracle bites |
 //! | [`cache_system`] | the real engine as a [`System`] |
+//! | `lanes` | volumes whose clients are served by lanes |
 //! | [`marks`] | extremes of load and shape that seeds have to reach |
 //! | [`remote`] | a backing device behind an NBD server that cuts, hangs and dies |
 //! | [`stored`] | a backing device on an object store that is late, and has old writers |
@@ -59,6 +60,7 @@ pub mod far;
 pub mod find_mutants;
 pub mod front;
 pub mod inspect;
+mod lanes;
 pub mod marks;
 pub mod memory_invariants;
 pub mod oracle;

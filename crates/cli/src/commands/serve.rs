@@ -101,6 +101,11 @@ pub struct Args {
     /// come that fast: waking a processor takes time, most of all in a virtual machine; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
     busy_poll: u64,
+    /// Serve NBD clients with so many threads, which read from the cache themselves, beside that of
+    /// the set, which does everything else; 1: that of the set does all
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=64))]
+    threads: u64,
     /// Pass discards on to block devices as well: only if a discarded sector of theirs reads the
     /// same every time until it is written. Files and loop devices get them anyway
     #[arg(long)]
@@ -293,6 +298,7 @@ impl Args {
             believe_cache: args.believe_cache,
             index_memory: Some(args.index_memory),
             busy_poll: Duration::from_micros(args.busy_poll),
+            threads: args.threads as usize,
             trust_discards: args.trust_discards,
             lock_memory: args.process.lock_memory,
             read_only: match args.read_only {

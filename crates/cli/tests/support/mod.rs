@@ -319,6 +319,12 @@ pub fn serve_command(
         .arg("--control")
         .arg(&control)
         .args(extra);
+    // All tests may be run with lanes: UBCACHE_TEST_THREADS=2.
+    if let Ok(threads) = std::env::var("UBCACHE_TEST_THREADS")
+        && !extra.contains(&"--threads")
+    {
+        command.args(["--threads", &threads]);
+    }
     command.stdout(Stdio::piped()).stderr(stderr);
     (command, socket, control, log)
 }

@@ -85,6 +85,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Set, "insecure_tcp", Kind::Switch, "false", Applied::Restart),
     key(Table::Set, "index_memory", Kind::Size(MIB), "\"384M\"", Applied::Restart),
     key(Table::Set, "busy_poll", Kind::Time(1_000_000), "\"100us\"", Applied::Restart),
+    key(Table::Set, "threads", Kind::Number(1, 64), "1", Applied::Restart),
     key(Table::Set, "trust_discards", Kind::Switch, "false", Applied::Restart),
     key(Table::Set, "page_cache", Kind::Word(PAGE_CACHE), "\"never\"", Applied::Restart),
     key(Table::Set, "drain_timeout", Kind::Time(DAY), "\"10s\"", Applied::Restart),

@@ -145,6 +145,7 @@ fn read_set(source: &mut Source<'_>, table: &DeTable<'_>, name: String) -> Optio
         keep_clean: values.is_on("keep_clean"),
         index_memory: Some(values.number("index_memory").unwrap_or(384 << 20)),
         busy_poll: Duration::from_micros(values.number("busy_poll").unwrap_or(100)),
+        threads: values.number("threads").unwrap_or(1) as usize,
         trust_discards: values.is_on("trust_discards"),
         read_only: match values.is_on("read_only") {
             true => ReadOnly::All,

@@ -12,6 +12,7 @@ use ubcache_engine::{
 };
 use ubcache_env::local::{Event, Lock};
 use ubcache_format::Uuid;
+use ubcache_host::FileToRead;
 use ubcache_nbd::{Exports, Rates};
 
 use super::former_set::Former;
@@ -138,6 +139,18 @@ impl<W: World> Daemon<W> {
     /// The set.
     pub fn set(&self) -> CacheSet<W> {
         self.set.borrow().clone()
+    }
+
+    /// The set, and its cache device for threads that read it, if it has one. An error is logged:
+    /// then the set's thread reads all.
+    pub(crate) fn cache_to_read(&self) -> Option<(Uuid, FileToRead)> {
+        let copies = self.header_copies.borrow();
+        let file = copies.as_ref()?.device().file()?.to_read();
+        let failed = |error: &std::io::Error| {
+            let cache = self.cache_path.borrow();
+            tracing::warn!(cache = %cache.display(), %error, "no descriptor for other threads");
+        };
+        Some((self.set().status().uuid, file.inspect_err(failed).ok()?))
     }
 
     /// The move of an export that is under way.

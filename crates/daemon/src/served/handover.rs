@@ -183,6 +183,7 @@ impl<W: World> Daemon<W> {
             }
         };
         // There is no way back any more but by opening the set again, here or there.
+        listeners.set_cache(None);
         self.leave_block_devices().await;
         if let Err(error) = self.stop_sets().await {
             tracing::error!(

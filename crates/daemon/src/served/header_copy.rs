@@ -22,6 +22,11 @@ impl CacheCopies {
         CacheCopies { path: path.to_owned(), device: Rc::new(device), places: Rc::default() }
     }
 
+    /// The device.
+    pub(crate) fn device(&self) -> &HostDisk {
+        &self.device
+    }
+
     /// The place of the copy of a header. `None`, which is logged: it has none.
     pub(crate) async fn place(&self, header: &Path, uuid: Uuid) -> Option<HeaderCopy<HostDisk>> {
         let device = &*self.device;

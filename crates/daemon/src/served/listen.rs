@@ -3,28 +3,29 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
+use tokio::sync::mpsc::UnboundedReceiver;
 use ubcache_engine::Exported;
 use ubcache_env::local::{Notify, first};
-use ubcache_env::{Nanos, Priority, Stream, StreamId};
+use ubcache_env::{Nanos, Priority, StreamId};
+use ubcache_format::Uuid;
 use ubcache_host::{
-    HostListener, HostSocket, ListenAddress, PassedAddress, PassedSocket, SocketAccess,
+    FileToRead, HostListener, HostSocket, ListenAddress, PassedAddress, PassedSocket, SocketAccess,
 };
 use ubcache_nbd::{
-    ClientMemory, ConnectionStats, Drain, Exports, Handover, Parked, ServerOptions, Watch,
-    serve_connection, serve_until_handover,
+    ClientMemory, Drain, Exports, Handover, Parked, ServerOptions, serve_connection,
+    serve_until_handover,
 };
-use ubcache_tls::{Progress, TlsStream};
+use ubcache_tls::TlsStream;
 
-use crate::clients::{
-    ClientLimits, LOOK_PERIOD, connections_max, reason_to_end, reason_to_end_gone,
-    reason_to_end_tls,
-};
+use crate::clients::{ClientLimits, LOOK_PERIOD, connections_max};
 use crate::config::{NbdAddress, Network};
 use crate::failure::Failure;
 use crate::served::client::Client;
+use crate::served::connection::Connection;
 use crate::served::gate::Gate;
+use crate::served::lanes::{Guest, Lanes, News, Threads};
 use crate::served::world::{World, listen};
 use crate::tls::Certificates;
 
@@ -72,41 +73,6 @@ impl Parting {
     }
 }
 
-/// A connection that may still be there.
-struct Connection {
-    id: u64,
-    socket: Weak<HostSocket>,
-    /// Present if it has to be encrypted: it can't be handed to another process.
-    tls: Option<Rc<Progress>>,
-    stats: Rc<ConnectionStats>,
-    watch: Rc<Watch>,
-    /// Looks in a row that have found the client gone.
-    gone: Cell<u32>,
-}
-
-impl Connection {
-    fn close(&self) {
-        if let Some(tls) = &self.tls {
-            tls.set_closed();
-        }
-        self.watch.give_up();
-        if let Some(socket) = self.socket.upgrade() {
-            socket.close();
-        }
-    }
-
-    /// The reason to send the client away, if there is one.
-    fn reason_to_end(&self, memory_is_short: bool) -> Option<&'static str> {
-        let silent = self.tls.as_ref().map_or(0, |tls| tls.look());
-        let socket = self.socket.upgrade();
-        let gone = socket.is_some_and(|socket| socket.has_hung_up());
-        self.gone.set(if gone { self.gone.get() + 1 } else { 0 });
-        reason_to_end(self.watch.look(), memory_is_short)
-            .or_else(|| reason_to_end_tls(silent))
-            .or_else(|| reason_to_end_gone(self.gone.get()))
-    }
-}
-
 /// The places where clients connect.
 pub struct Places {
     /// Addresses to listen at.
@@ -133,12 +99,15 @@ pub struct Listeners<W: World> {
     drain: Rc<Drain>,
     /// The end of encrypted connections before another program goes on: it has no keys of theirs.
     encrypted_drain: RefCell<Rc<Drain>>,
-    handover: Rc<Handover>,
+    /// That of the clients that come from now on.
+    handover: RefCell<Rc<Handover>>,
     gate: Gate,
     partings: RefCell<Vec<Parting>>,
     active: Cell<u64>,
     next: Cell<u64>,
     closing: Cell<bool>,
+    /// No client is served any more.
+    cut_off: Cell<bool>,
     limits: ClientLimits,
     memory: ClientMemory,
     connections_max: u64,
@@ -146,6 +115,9 @@ pub struct Listeners<W: World> {
     full: Cell<bool>,
     /// A connection has ended.
     ended: Notify,
+    lanes: Option<Lanes<W>>,
+    /// News of the lanes, until somebody listens.
+    arriving: Cell<Option<UnboundedReceiver<News>>>,
 }
 
 impl<W: World> Listeners<W> {
@@ -155,6 +127,7 @@ impl<W: World> Listeners<W> {
         places: Places,
         exports: Rc<Exports<Exported<W>>>,
         limits: ClientLimits,
+        threads: Threads,
     ) -> Result<Listeners<W>, Failure> {
         let mut listeners = Vec::new();
         let of_tcp = |address| match places.tls {
@@ -185,21 +158,25 @@ impl<W: World> Listeners<W> {
             };
             listeners.push((address, Rc::new(HostListener::inherited(world.host(), fd, place))));
         }
+        let (lanes, arriving) = threads.start(limits.memory)?.unzip();
         Ok(Listeners {
             listeners,
+            lanes,
+            arriving: Cell::new(arriving),
             allow: places.allow,
             tls: places.tls,
             exports,
             connections: RefCell::default(),
             drain: Rc::default(),
             encrypted_drain: RefCell::default(),
-            handover: Rc::default(),
+            handover: RefCell::default(),
             gate: Gate::default(),
             partings: RefCell::default(),
             active: Cell::new(0),
             next: Cell::new(1),
             closing: Cell::new(false),
-            memory: ClientMemory::new(limits.memory),
+            cut_off: Cell::new(false),
+            memory: ClientMemory::new(threads.share(limits.memory)),
             connections_max: connections_max(limits.connections),
             limits,
             full: Cell::new(false),
@@ -214,6 +191,10 @@ impl<W: World> Listeners<W> {
 
     /// Accepts clients from now on.
     pub fn start(self: &Rc<Self>, world: &W) {
+        if let Some(arriving) = self.arriving.take() {
+            let (all, env) = (self.clone(), world.clone());
+            world.spawn(Priority::Foreground, async move { all.hear(&env, arriving).await });
+        }
         for (address, listener) in &self.listeners {
             let (all, env, listener, address) =
                 (self.clone(), world.clone(), listener.clone(), address.clone());
@@ -270,31 +251,52 @@ impl<W: World> Listeners<W> {
         allowed
     }
 
+    /// Hears from lanes.
+    async fn hear(self: &Rc<Self>, world: &W, mut arriving: UnboundedReceiver<News>) {
+        let Some(lanes) = &self.lanes else { return };
+        while let Some(news) = arriving.recv().await {
+            match news {
+                News::Back(guest) => {
+                    let Guest { id, from, socket, parked } = *guest;
+                    let socket = Rc::new(HostSocket::inherited(world.host(), socket));
+                    lanes.left(id);
+                    if self.cut_off.get() {
+                        continue;
+                    }
+                    self.go_on(world, Parting { id, from, socket, parked });
+                }
+                News::Gone(id) => {
+                    lanes.left(id);
+                    self.has_ended();
+                }
+                News::Died(lane) => {
+                    lanes.died(lane);
+                    self.has_ended();
+                }
+            }
+        }
+    }
+
+    fn has_ended(&self) {
+        self.full.set(false);
+        self.ended.notify_all();
+    }
+
     /// Sends clients away that keep something from others.
     fn end_silent(&self) {
         let short = self.memory.is_short();
-        for connection in &*self.connections.borrow() {
-            if connection.socket.strong_count() == 0 {
-                continue;
-            }
-            if let Some(reason) = connection.reason_to_end(short) {
-                tracing::info!(client = connection.id, reason, "a client is sent away");
-                connection.close();
-            }
-        }
+        self.connections.borrow().iter().for_each(|it| it.end_if_silent(short));
     }
 
     /// Returns true if there may be one more connection. Of clients that have not chosen an export
     /// the oldest gives its place away: who only connects keeps nobody out.
     fn has_room(&self) -> bool {
         let max = self.connections_max;
-        let full = self.active.get() >= max;
-        if full && self.active.get() < max + LEAVING_MAX {
+        let full = self.active() >= max;
+        if full && self.active() < max + LEAVING_MAX {
             let connections = self.connections.borrow();
-            let here = |known: &&Connection| known.socket.strong_count() > 0;
-            if let Some(oldest) =
-                connections.iter().filter(here).find(|known| known.watch.is_choosing())
-            {
+            let is_choosing = |known: &&Connection| known.is_open() && known.watch.is_choosing();
+            if let Some(oldest) = connections.iter().find(is_choosing) {
                 let reason = "it has not chosen an export, and another one needs its place";
                 tracing::info!(client = oldest.id, reason, "a client is sent away");
                 oldest.close();
@@ -303,7 +305,7 @@ impl<W: World> Listeners<W> {
         }
         if full && !self.full.replace(true) {
             tracing::warn!(
-                connections = self.active.get(),
+                connections = self.active(),
                 "new clients are turned away: there are as many as --max-connections allows"
             );
         }
@@ -331,33 +333,32 @@ impl<W: World> Listeners<W> {
         parked: Option<Parked>,
     ) {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|known| known.id != id && known.socket.strong_count() > 0);
+        connections.retain(|known| known.id != id && known.is_open());
         let options = ServerOptions {
             drain: if encrypted {
                 self.encrypted_drain.borrow().clone()
             } else {
                 self.drain.clone()
             },
-            handover: if encrypted { Rc::default() } else { self.handover.clone() },
+            handover: match &self.lanes {
+                _ if encrypted => Rc::default(),
+                // A lane goes on with it as soon as it has chosen an export.
+                Some(_) if parked.is_none() && self.limits.pace().is_none() => begun(),
+                _ => self.handover.borrow().clone(),
+            },
             memory: self.memory.clone(),
             pace: self.limits.pace(),
             ..ServerOptions::default()
         };
-        let weak = Rc::downgrade(&socket);
         let tls = match &self.tls {
             Some(certificates) if encrypted => {
                 Some(Rc::new(TlsStream::new(socket.clone(), certificates.current())))
             }
             _ => None,
         };
-        connections.push(Connection {
-            id,
-            socket: weak,
-            tls: tls.as_ref().map(|tls| tls.progress()),
-            stats: options.stats.clone(),
-            watch: options.watch.clone(),
-            gone: Cell::new(0),
-        });
+        let progress = tls.as_ref().map(|tls| tls.progress());
+        let (stats, watch) = (options.stats.clone(), options.watch.clone());
+        connections.push(Connection::new(id, &socket, progress, stats, watch));
         self.active.set(self.active.get() + 1);
         let (all, env, exports) = (self.clone(), world.clone(), self.exports.clone());
         let client = Rc::new(Client { id, from, stats: options.stats.clone() });
@@ -381,26 +382,66 @@ impl<W: World> Listeners<W> {
                 Ok(None) => client.log_end(Ok(())),
                 Err(error) => client.log_end(Err(error)),
             }
-            all.full.set(false);
-            all.ended.notify_all();
+            all.has_ended();
         });
     }
 
     /// A client was held. If the handover was given up meanwhile, it goes on here.
     fn parted(self: &Rc<Self>, world: &W, client: &Client, socket: Rc<HostSocket>, parked: Parked) {
         let parting = Parting { id: client.id, from: client.from.clone(), socket, parked };
-        if self.handover.has_begun() {
+        if self.handover.borrow().has_begun() {
             self.partings.borrow_mut().push(parting);
         } else {
             self.go_on(world, parting);
         }
     }
 
-    /// Goes on with a client that was held.
+    /// Goes on with a client that was held, in a lane if that may be.
     pub(crate) fn go_on(self: &Rc<Self>, world: &W, parting: Parting) {
-        let Parting { id, from, socket, parked } = parting.with_unsent();
+        let parting = parting.with_unsent();
+        let Some(Parting { id, from, socket, parked }) = self.give(world, parting) else { return };
         let coming = Coming { id, from, encrypted: false };
         self.serve(world, socket, coming, Some(parked));
+    }
+
+    /// Gives a client to a lane, or returns it.
+    fn give(&self, world: &W, parting: Parting) -> Option<Parting> {
+        let Some(lanes) = &self.lanes else { return Some(parting) };
+        // Limits on requests are kept by one thread.
+        let export = &parting.parked.export;
+        let limited = self.limits.pace().is_some() || self.exports.pace(export).is_some();
+        let volume = self.exports.get(export).filter(|volume| lanes.take(volume));
+        let descriptor = parting.socket.descriptor();
+        let (Some(volume), Ok(descriptor), false, false) =
+            (volume, descriptor, limited, self.closing.get())
+        else {
+            return Some(parting);
+        };
+        let Parting { id, from, socket, parked } = parting;
+        let guest = Guest { id, from, socket: descriptor, parked };
+        match lanes.give(world, guest, &volume) {
+            Ok(()) => {
+                socket.leave();
+                None
+            }
+            Err(Guest { id, from, parked, .. }) => Some(Parting { id, from, socket, parked }),
+        }
+    }
+
+    /// The set has another cache. Clients come back from lanes, which let go of the old one.
+    pub(crate) async fn replace_cache(&self, world: &W, cache: Option<(Uuid, FileToRead)>) {
+        let Some(lanes) = &self.lanes else { return };
+        lanes.call_back();
+        self.wait_until(world, DEVICE_PATIENCE, || lanes.clients() == 0).await;
+        lanes.set_cache(cache);
+        lanes.keep_on();
+    }
+
+    /// Lanes read this device from now on, as the cache of the set.
+    pub(crate) fn set_cache(&self, cache: Option<(Uuid, FileToRead)>) {
+        if let Some(lanes) = &self.lanes {
+            lanes.set_cache(cache);
+        }
     }
 
     /// Number of the next client.
@@ -425,14 +466,23 @@ impl<W: World> Listeners<W> {
     /// Requests are not answered in time; all clients go on.
     pub(crate) async fn hand_over(self: &Rc<Self>, world: &W) -> Result<Vec<Parting>, String> {
         self.gate.hold();
-        let is_negotiating = |known: &Connection| known.stats.snapshot().export.is_none();
+        if let Some(lanes) = &self.lanes {
+            lanes.call_back();
+            self.wait_until(world, DEVICE_PATIENCE, || lanes.clients() == 0).await;
+            if lanes.clients() > 0 {
+                let waiting = lanes.clients();
+                self.keep_on();
+                return Err(still_in_flight(waiting));
+            }
+        }
+        let is_negotiating = |known: &Connection| known.export().is_none();
         let negotiating = || {
             let connections = self.connections.borrow();
-            connections.iter().any(|known| known.socket.strong_count() > 0 && is_negotiating(known))
+            connections.iter().any(|known| known.is_open() && is_negotiating(known))
         };
         self.wait_until(world, CHOICE_PATIENCE, || !negotiating()).await;
         self.close_sockets(is_negotiating);
-        self.handover.begin();
+        self.handover.borrow().begin();
         self.each_socket(HostSocket::hold_input);
         self.wait_until(world, READING_PATIENCE, || self.active.get() == self.encrypted()).await;
         self.each_socket(HostSocket::keep_output);
@@ -447,24 +497,23 @@ impl<W: World> Listeners<W> {
         }
         self.keep_on();
         partings.into_iter().for_each(|parting| self.go_on(world, parting));
-        Err(format!(
-            "requests of {waiting} clients are still in flight after {} s: a device is slow, or \
-             does not answer",
-            DEVICE_PATIENCE.0 / Nanos::from_secs(1).0
-        ))
+        Err(still_in_flight(waiting))
     }
 
     /// Clients that are not held yet are not held any more, and new ones come again.
     pub(crate) fn keep_on(&self) {
-        self.handover.cancel();
+        // Those that are not held yet will be, for the one that has begun, and go on then.
+        drop(self.handover.take());
+        if let Some(lanes) = &self.lanes {
+            lanes.keep_on();
+        }
         self.gate.open();
     }
 
     /// Number of encrypted connections.
     fn encrypted(&self) -> u64 {
         let connections = self.connections.borrow();
-        let is_encrypted =
-            |known: &&Connection| known.tls.is_some() && known.socket.strong_count() > 0;
+        let is_encrypted = |known: &&Connection| known.is_encrypted() && known.is_open();
         connections.iter().filter(is_encrypted).count() as u64
     }
 
@@ -477,33 +526,35 @@ impl<W: World> Listeners<W> {
         tracing::info!(clients = encrypted, "encrypted connections end: they can't be handed over");
         self.encrypted_drain.take().begin();
         self.wait_until(world, CHOICE_PATIENCE, || self.active.get() == 0).await;
-        self.close_sockets(|known| known.tls.is_some());
+        self.close_sockets(Connection::is_encrypted);
         self.wait_until(world, DEVICE_PATIENCE, || self.active.get() == 0).await;
     }
 
     fn each_socket(&self, act: impl Fn(&HostSocket)) {
         let connections = self.connections.borrow();
-        let plain = connections.iter().filter(|known| known.tls.is_none());
-        plain.filter_map(|known| known.socket.upgrade()).for_each(|it| act(&it));
+        let plain = connections.iter().filter(|known| !known.is_encrypted());
+        plain.filter_map(Connection::socket).for_each(|it| act(&it));
     }
 
     /// Ends the connections to an export that is gone.
     pub fn disconnect(&self, export: &str) {
-        self.close_sockets(|connection| {
-            connection.stats.snapshot().export.as_deref() == Some(export)
-        });
+        self.close_sockets(|connection| connection.export().as_deref() == Some(export));
+        if let Some(lanes) = &self.lanes {
+            lanes.close(Some(export));
+        }
     }
 
     /// Connections that use an export.
     pub fn connected_to(&self, export: &str) -> usize {
         let connections = self.connections.borrow();
-        let open = connections.iter().filter(|it| it.socket.strong_count() > 0);
-        open.filter(|it| it.stats.snapshot().export.as_deref() == Some(export)).count()
+        let open = connections.iter().filter(|it| it.is_open());
+        let here = open.filter(|it| it.export().as_deref() == Some(export)).count();
+        here + self.lanes.as_ref().map_or(0, |lanes| lanes.clients_of(export))
     }
 
     /// Connections at the moment.
     pub fn active(&self) -> u64 {
-        self.active.get()
+        self.active.get() + self.lanes.as_ref().map_or(0, Lanes::clients)
     }
 
     /// Ends all connections. Requests in flight are answered within `drain_timeout`, new ones are
@@ -511,26 +562,31 @@ impl<W: World> Listeners<W> {
     /// to a limit.
     pub async fn close(&self, world: &W, drain_timeout: Nanos) {
         self.closing.set(true);
+        if let Some(lanes) = &self.lanes {
+            lanes.call_back();
+        }
         self.drain.begin();
         self.encrypted_drain.borrow().begin();
-        self.close_sockets(|connection| connection.stats.snapshot().export.is_none());
+        self.close_sockets(|connection| connection.export().is_none());
         self.wait_for_end(world, drain_timeout).await;
-        if self.active.get() > 0 {
+        if self.active() > 0 {
             tracing::warn!(
-                connections = self.active.get(),
+                connections = self.active(),
                 "requests of clients are still in flight after {} s (--drain-timeout): their \
                  connections are closed",
                 drain_timeout.0 / Nanos::from_secs(1).0
             );
         }
+        self.cut_off.set(true);
         self.close_sockets(|_| true);
-        self.wait_for_end(world, DEVICE_TIMEOUT).await;
-        if self.active.get() > 0 {
-            tracing::warn!(
-                connections = self.active.get(),
-                "requests of clients are still in flight"
-            );
+        if let Some(lanes) = &self.lanes {
+            lanes.close(None);
         }
+        self.wait_for_end(world, DEVICE_TIMEOUT).await;
+        if self.active() > 0 {
+            tracing::warn!(connections = self.active(), "requests of clients are still in flight");
+        }
+        self.set_cache(None);
     }
 
     fn close_sockets(&self, which: impl Fn(&Connection) -> bool) {
@@ -540,7 +596,7 @@ impl<W: World> Listeners<W> {
     }
 
     async fn wait_for_end(&self, world: &W, timeout: Nanos) {
-        self.wait_until(world, timeout, || self.active.get() == 0).await;
+        self.wait_until(world, timeout, || self.active() == 0).await;
     }
 
     async fn wait_until(&self, world: &W, timeout: Nanos, condition: impl Fn() -> bool) {
@@ -549,4 +605,19 @@ impl<W: World> Listeners<W> {
             world.sleep(Nanos::from_millis(1)).await;
         }
     }
+}
+
+/// A handover that has begun: a connection with it ends as soon as it has chosen an export.
+fn begun() -> Rc<Handover> {
+    let handover = Handover::default();
+    handover.begin();
+    Rc::new(handover)
+}
+
+fn still_in_flight(clients: u64) -> String {
+    format!(
+        "requests of {clients} clients are still in flight after {} s: a device is slow, or does \
+         not answer",
+        DEVICE_PATIENCE.0 / Nanos::from_secs(1).0
+    )
 }

@@ -5,6 +5,8 @@
 //! | [`absent`] | disks that are gone for good |
 //! | `backing` | opening of backing devices, with their headers |
 //! | `cache` | another cache, or none |
+//! | `connection` | a connection that may still be there |
+//! | [`lanes`] | threads that serve NBD clients for the set's thread |
 //! | [`client`] | lines of the log about clients |
 //! | [`advice`] | settings that fit the traffic, and what other sizes of the cache would do |
 //! | [`daemon`] | the running set and its volumes, with their operations |
@@ -50,6 +52,7 @@ pub mod advice;
 pub(crate) mod backing;
 pub(crate) mod cache;
 pub mod client;
+mod connection;
 pub mod daemon;
 pub mod events;
 pub mod flash;
@@ -61,6 +64,7 @@ pub(crate) mod handover;
 pub(crate) mod header_copy;
 pub mod health;
 pub(crate) mod kept;
+pub mod lanes;
 pub mod larger_cache;
 pub(crate) mod late_writes;
 pub mod listen;

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoVec, Place, SectorRange, StreamEnd, StreamId, Volume,
-    VolumeError, VolumeInfo,
+    BlockStatus, Env, ForeignMemory, IoVec, MappedRead, Owner, Place, ReadEnd, SectorRange,
+    StreamEnd, StreamId, Volume, VolumeError, VolumeInfo,
 };
+use ubcache_format::Uuid;
 
 use super::FlashVolume;
 use crate::volume::replaceable::ServedVolume;
@@ -137,5 +138,22 @@ impl<E: Env> Volume for Exported<E> {
         range: SectorRange,
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
         forward!(self, block_status(range))
+    }
+}
+
+impl<E: Env> Owner for Exported<E> {
+    fn map_read(&self, set: Uuid, stream: StreamId, range: SectorRange) -> Option<MappedRead> {
+        match self {
+            Exported::Cached(volume) => volume.map_read(set, stream, range),
+            // All of it is read through the owner.
+            Exported::Flash(_) => None,
+        }
+    }
+
+    fn end_read(&self, number: usize, end: ReadEnd) -> bool {
+        match self {
+            Exported::Cached(volume) => volume.end_read(number, end),
+            Exported::Flash(_) => unreachable!("no read of a flash-only volume is mapped"),
+        }
     }
 }

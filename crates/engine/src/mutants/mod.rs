@@ -91,6 +91,8 @@ mutants! {
          what it saw";
     DoomedReadAheadUsed, "doomed-read-ahead-used", [R6DoomedUnread],
         "what was read ahead is used although a write came over it";
+    MappedReadUnpinned, "mapped-read-unpinned", [R7MappedStays],
+        "the bucket of a read that a lane carries out may be reused meanwhile";
     DiscardShowsOlderData, "discard-shows-older-data", [D1ZeroesFirst],
         "dirty data is dropped after a discard alone, which the device may ignore: what lies below \
          shows";

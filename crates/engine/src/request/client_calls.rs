@@ -229,7 +229,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// A read of one place in the cache has ended in this step.
     #[inline(always)]
-    fn hit_ended(&self, keys: SectorRange) {
+    pub(super) fn hit_ended(&self, keys: SectorRange) {
         // The request has taken the time that the device has.
         let (_, taken) = self.context.cache.latest();
         self.counts.ended(Path::Hit, keys.bytes(), taken);
@@ -302,7 +302,7 @@ impl<E: Env> CachedVolume<E> {
 
     /// A read of one place in the cache has ended, which bypassed, or has met an error.
     #[cold]
-    fn rare_hit_ended(&self, bypass: Option<BypassReason>, bytes: u64, started: Nanos) {
+    pub(super) fn rare_hit_ended(&self, bypass: Option<BypassReason>, bytes: u64, started: Nanos) {
         let path = match bypass {
             None => Path::Hit,
             Some(_) => {

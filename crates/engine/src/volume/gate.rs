@@ -47,6 +47,11 @@ impl<E: Env> CachedVolume<E> {
         Ok(self.requests.begin())
     }
 
+    /// The ticket of a request that was begun, and put aside.
+    pub(crate) fn begun_before(&self) -> Request<'_> {
+        self.requests.begun_before()
+    }
+
     /// Begins a request that changes the volume.
     #[inline]
     pub(crate) fn begin_write(&self) -> Result<Request<'_>, VolumeError> {

@@ -304,6 +304,11 @@ impl<E: Env> CachedVolume<E> {
         self.superblock.borrow().uuid
     }
 
+    /// UUID of the set whose cache it uses.
+    pub(crate) fn set_uuid(&self) -> Uuid {
+        self.superblock.borrow().set_uuid
+    }
+
     /// Knowledge at the attach of writes to the disk by others (A9).
     pub fn witness(&self) -> Witness {
         self.witness.borrow().clone()

@@ -4,19 +4,24 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use slab::Slab;
 use ubcache_env::local::{Lock, Permit};
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoVec, Place, SectorRange, StreamEnd, StreamId, Volume,
-    VolumeError, VolumeInfo,
+    BlockStatus, Env, ForeignMemory, IoVec, MappedRead, Place, ReadEnd, SectorRange, StreamEnd,
+    StreamId, Volume, VolumeError, VolumeInfo,
 };
+use ubcache_format::Uuid;
 
 use super::CachedVolume;
 use super::tickets::{Request, Requests};
+use crate::request::read::mapped::Mapped;
 
 /// See the module.
 pub struct ServedVolume<E: Env> {
     current: RefCell<Rc<CachedVolume<E>>>,
     requests: Requests,
+    /// Reads that lanes carry out (R7).
+    mapped: RefCell<Slab<Mapped<E>>>,
     paused: Cell<bool>,
     pausing: Lock,
 }
@@ -34,6 +39,7 @@ impl<E: Env> ServedVolume<E> {
         ServedVolume {
             current: RefCell::new(volume),
             requests: Requests::default(),
+            mapped: RefCell::default(),
             paused: Cell::new(false),
             pausing: Lock::default(),
         }
@@ -59,6 +65,30 @@ impl<E: Env> ServedVolume<E> {
             self.requests.resumed.notified().await;
         }
         (self.requests.begin(), self.current())
+    }
+}
+
+/// Two steps of a read that a lane carries out (R7). The request ends with the second one.
+impl<E: Env> ServedVolume<E> {
+    pub(crate) fn map_read(
+        &self,
+        set: Uuid,
+        stream: StreamId,
+        range: SectorRange,
+    ) -> Option<MappedRead> {
+        if self.paused.get() {
+            return None;
+        }
+        let mapped = self.current.borrow().map_read(set, stream, range)?;
+        self.requests.begin().put_aside();
+        let at = mapped.at();
+        Some(MappedRead { number: self.mapped.borrow_mut().insert(mapped), at })
+    }
+
+    pub(crate) fn end_read(&self, number: usize, end: ReadEnd) -> bool {
+        let mapped = self.mapped.borrow_mut().remove(number);
+        let _request = self.requests.begun_before();
+        mapped.end(end)
     }
 }
 

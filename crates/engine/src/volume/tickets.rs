@@ -18,6 +18,12 @@ impl Requests {
         Request { requests: self }
     }
 
+    /// The ticket of a request that has begun, and whose ticket was put aside.
+    pub fn begun_before(&self) -> Request<'_> {
+        debug_assert!(self.begun.get() > 0, "no request is under way");
+        Request { requests: self }
+    }
+
     /// Waits until all have ended.
     pub async fn end(&self) {
         while self.begun.get() > 0 {
@@ -30,6 +36,14 @@ impl Requests {
 #[must_use = "the request ends when this is dropped"]
 pub(crate) struct Request<'a> {
     requests: &'a Requests,
+}
+
+impl Request<'_> {
+    /// Puts the ticket aside: the request goes on, until somebody who knows of it ends it
+    /// ([`Requests::begun_before`]).
+    pub fn put_aside(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Request<'_> {

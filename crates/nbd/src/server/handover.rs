@@ -54,11 +54,6 @@ impl Handover {
         self.begins.notify_all();
     }
 
-    /// Connections that are served from now on go on.
-    pub fn cancel(&self) {
-        self.begun.set(false);
-    }
-
     /// Returns true if it has begun.
     pub fn has_begun(&self) -> bool {
         self.begun.get()

@@ -59,6 +59,7 @@ use ubcache_format::{
 
 use crate::disk::{Outage, Profile, Rates};
 use crate::executor::Policy;
+use crate::rng::mix;
 
 /// See the module.
 #[derive(Clone, PartialEq, Debug)]
@@ -403,6 +404,12 @@ impl Plan {
             _ => 0,
         };
         self.cache.buckets + self.controls.iter().map(grown).sum::<u32>()
+    }
+
+    /// Returns true if clients are served by lanes.
+    pub fn has_lanes(&self) -> bool {
+        // Of its own: other things that are drawn from the seed alone come with and without.
+        mix(self.seed ^ 0x1a9e).is_multiple_of(4)
     }
 
     /// Returns true if the cache becomes smaller.

@@ -1,4 +1,4 @@
-//! Reads (R1–R5).
+//! Reads (R1–R7).
 //!
 //! | module | holds |
 //! |---|---|
@@ -6,6 +6,7 @@
 //! | [`miss`] | the parts of a read, from the cache and the backing device (R1, R2) |
 //! | [`fill`] | what was missed goes to the cache (R3) |
 //! | [`fill_queue`] | the fills that wait, and what they hold |
+//! | [`mapped`] | reads that lanes carry out (R7) |
 //! | [`prefetch`] | filling without reading |
 //! | [`ahead`] | reading ahead of streams (R6) |
 //! | [`pieces`] | what was read ahead |
@@ -22,6 +23,7 @@ use crate::volume::CachedVolume;
 mod ahead;
 mod fill;
 pub(crate) mod fill_queue;
+pub(crate) mod mapped;
 mod miss;
 pub(crate) mod pieces;
 mod prefetch;

@@ -1,0 +1,255 @@
+//! Lanes: threads that serve NBD clients for the set's thread (`serve --threads`).
+//!
+//! A client comes to the set's thread, which negotiates with it and then gives it to a lane, in the
+//! way in which an upgrade gives clients to another program. The lane carries out reads that hit,
+//! and asks the set's thread for everything else ([`ubcache_env::lane`]). Before whatever concerns
+//! all clients (a stop, an upgrade, another cache) they come back, in the same way.
+//!
+//! | module | holds |
+//! |---|---|
+//! | here | the lanes of a set, and the clients that they have |
+//! | [`thread`] | a lane |
+//! | [`letters`] | the volume of the set's thread, as a lane asks for it |
+
+mod letters;
+mod thread;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use ubcache_engine::Exported;
+use ubcache_format::Uuid;
+use ubcache_host::{FileToRead, Host, IoBackend, OwnedVolume};
+
+use self::letters::Owned;
+use self::thread::Order;
+pub(crate) use self::thread::{Guest, News};
+use super::world::World;
+use crate::failure::Failure;
+
+/// Threads that serve NBD clients.
+#[derive(Copy, Clone, Debug)]
+pub struct Threads {
+    /// Their number; 1: the set's thread alone.
+    pub count: usize,
+    /// How long they wait awake.
+    pub busy_poll: Duration,
+    /// They have buffers from the start.
+    pub lock_memory: bool,
+}
+
+impl Threads {
+    /// A thread's part of the memory for clients: of each lane, and of the set's thread.
+    pub(crate) fn share(self, memory: u64) -> u64 {
+        match self.count {
+            0 | 1 => memory,
+            count => memory / (count as u64 + 1),
+        }
+    }
+
+    /// Starts lanes, unless the set's thread serves alone.
+    pub(crate) fn start<W: World>(
+        self,
+        memory: u64,
+    ) -> Result<Option<(Lanes<W>, UnboundedReceiver<News>)>, Failure> {
+        if self.count <= 1 {
+            return Ok(None);
+        }
+        Lanes::start(self, self.share(memory)).map(Some)
+    }
+}
+
+/// A client that a lane has.
+struct AtLane {
+    lane: usize,
+    export: String,
+}
+
+/// Tells of the end of a lane that has panicked, when it is dropped.
+struct Obituary {
+    news: UnboundedSender<News>,
+    number: usize,
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.news.send(News::Died(self.number));
+        }
+    }
+}
+
+/// Returns true if a lane knows the volume.
+fn is_known<W: World>(volume: &Owned<W>) -> bool {
+    Arc::strong_count(volume) > 1
+}
+
+/// The lanes of a set. Dropped, their threads end.
+pub(crate) struct Lanes<W: World> {
+    threads: Vec<UnboundedSender<Order<W>>>,
+    clients: RefCell<BTreeMap<u64, AtLane>>,
+    /// The volumes that lanes know.
+    volumes: RefCell<Vec<Owned<W>>>,
+    /// The cache device, and its set. `None`: there is none, and the set's thread serves all.
+    cache: RefCell<Option<(Uuid, FileToRead)>>,
+    /// Clients are coming back.
+    are_returning: Cell<bool>,
+}
+
+impl<W: World> Lanes<W> {
+    /// Starts them. `memory`: bytes for clients, of each.
+    fn start(
+        threads: Threads,
+        memory: u64,
+    ) -> Result<(Lanes<W>, UnboundedReceiver<News>), Failure> {
+        let (news, arriving) = unbounded_channel();
+        let mut lanes = Vec::new();
+        for number in 0..threads.count {
+            let (orders, receiver) = unbounded_channel();
+            let (news, (ready, started)) = (news.clone(), std::sync::mpsc::channel());
+            let span = tracing::Span::current();
+            let thread = move || {
+                let _of_set = span.entered();
+                let host = match Host::new(IoBackend::Auto) {
+                    Ok(host) => host,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                let _ = ready.send(Ok(()));
+                let _obituary = Obituary { news: news.clone(), number };
+                thread::run(&host, receiver, news, memory, threads);
+            };
+            let failed = |error: std::io::Error| {
+                Failure::usage(format_args!("--threads {}", threads.count), error)
+                    .advice("fewer threads, or a higher limit on processes (`ulimit -u`)")
+            };
+            let name = format!("lane-{number}");
+            std::thread::Builder::new().name(name).spawn(thread).map_err(failed)?;
+            let answer = started.recv();
+            answer.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(failed)?;
+            lanes.push(orders);
+        }
+        let lanes = Lanes {
+            threads: lanes,
+            clients: RefCell::default(),
+            volumes: RefCell::default(),
+            cache: RefCell::default(),
+            are_returning: Cell::new(false),
+        };
+        Ok((lanes, arriving))
+    }
+
+    /// The cache device from now on, for clients that are given to lanes from now on.
+    pub(crate) fn set_cache(&self, cache: Option<(Uuid, FileToRead)>) {
+        *self.cache.borrow_mut() = cache;
+    }
+
+    /// Clients that lanes have.
+    pub(crate) fn clients(&self) -> u64 {
+        self.clients.borrow().len() as u64
+    }
+
+    /// Clients of an export that lanes have.
+    pub(crate) fn clients_of(&self, export: &str) -> usize {
+        self.clients.borrow().values().filter(|client| client.export == export).count()
+    }
+
+    /// Returns true if clients of this volume may be given to lanes at the moment.
+    pub(crate) fn take(&self, volume: &Exported<W>) -> bool {
+        volume.cached().is_some() && self.cache.borrow().is_some() && !self.are_returning.get()
+    }
+
+    /// Gives a client to the lane with the fewest. Returns it if that can't be done.
+    pub(crate) fn give(
+        &self,
+        world: &W,
+        guest: Guest,
+        volume: &Rc<Exported<W>>,
+    ) -> Result<(), Guest> {
+        let file = match &*self.cache.borrow() {
+            Some((set, file)) => file.try_clone().map(|file| (*set, file)),
+            None => return Err(guest),
+        };
+        let cache = match file {
+            Ok(cache) => cache,
+            Err(error) => {
+                tracing::warn!(client = guest.id, %error, "the set's thread keeps a client");
+                return Err(guest);
+            }
+        };
+        let mut clients = self.clients.borrow_mut();
+        let load = |lane: &usize| clients.values().filter(|client| client.lane == *lane).count();
+        let alive = |lane: &usize| !self.threads[*lane].is_closed();
+        let Some(lane) = (0..self.threads.len()).filter(alive).min_by_key(load) else {
+            return Err(guest);
+        };
+        let (id, export) = (guest.id, guest.parked.export.clone());
+        let owned = self.owned(world, volume);
+        match self.threads[lane].send(Order::Serve(Box::new(guest), owned, cache)) {
+            Ok(()) => {
+                clients.insert(id, AtLane { lane, export });
+                Ok(())
+            }
+            Err(refused) => match refused.0 {
+                Order::Serve(guest, ..) => Err(*guest),
+                _ => unreachable!("it was that order"),
+            },
+        }
+    }
+
+    fn owned(&self, world: &W, volume: &Rc<Exported<W>>) -> Owned<W> {
+        let mut volumes = self.volumes.borrow_mut();
+        if let Some(known) = volumes.iter().find(|known| known.is(volume)) {
+            return known.clone();
+        }
+        let owned = OwnedVolume::new(world.host(), volume.clone());
+        volumes.push(owned.clone());
+        owned
+    }
+
+    /// A client is not at a lane any more.
+    pub(crate) fn left(&self, id: u64) {
+        self.clients.borrow_mut().remove(&id);
+        self.volumes.borrow_mut().retain(is_known);
+    }
+
+    /// A lane has panicked: its clients are lost, and it gets no other ones.
+    pub(crate) fn died(&self, lane: usize) {
+        let mut clients = self.clients.borrow_mut();
+        let before = clients.len();
+        clients.retain(|_, client| client.lane != lane);
+        let lost = before - clients.len();
+        tracing::error!(
+            lane,
+            clients = lost,
+            "a thread for clients has panicked: they are cut off"
+        );
+    }
+
+    /// All clients are to come back, and none is given to a lane.
+    pub(crate) fn call_back(&self) {
+        self.are_returning.set(true);
+        self.tell(|| Order::HandBack);
+    }
+
+    /// Clients are given to lanes again, and those that did not come back stay.
+    pub(crate) fn keep_on(&self) {
+        self.are_returning.set(false);
+        self.tell(|| Order::KeepOn);
+    }
+
+    /// Closes the connections of an export, or all.
+    pub(crate) fn close(&self, export: Option<&str>) {
+        self.tell(|| Order::Close(export.map(str::to_owned)));
+    }
+
+    fn tell(&self, order: impl Fn() -> Order<W>) {
+        for thread in &self.threads {
+            // A lane that has ended has no clients.
+            let _ = thread.send(order());
+        }
+    }
+}
