@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`over_nbd`] | hits and misses beside other NBD servers |
 //! | [`fair`] | small requests of one client beside the large ones of others |
+//! | [`threads`] | hits of several connections, with threads for clients |
 //! | [`control`] | hits while others hammer the control API |
 //! | [`raw`] | the share of a device's speed that is left with ubcache in between |
 //! | [`in_process`] | the engine alone |
@@ -35,6 +36,7 @@ pub mod replayed;
 pub mod restart;
 pub mod servers;
 pub mod slow;
+pub mod threads;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -133,6 +135,7 @@ const PARTS: &[(&str, Part)] = &[
     ("slow", slow::slow_backing),
     ("objects", objects::random_writes),
     ("fair", fair::small_beside_large),
+    ("threads", threads::several_connections),
     ("control", control::hits_beside_control),
     ("raw", raw::hits_and_writes),
     ("stalls", raw::stalls),

@@ -563,7 +563,7 @@ impl<W: World> Listeners<W> {
     pub async fn close(&self, world: &W, drain_timeout: Nanos) {
         self.closing.set(true);
         if let Some(lanes) = &self.lanes {
-            lanes.call_back();
+            lanes.drain();
         }
         self.drain.begin();
         self.encrypted_drain.borrow().begin();

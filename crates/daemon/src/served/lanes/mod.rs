@@ -3,7 +3,7 @@
 //! A client comes to the set's thread, which negotiates with it and then gives it to a lane, in the
 //! way in which an upgrade gives clients to another program. The lane carries out reads that hit,
 //! and asks the set's thread for everything else ([`ubcache_env::lane`]). Before whatever concerns
-//! all clients (a stop, an upgrade, another cache) they come back, in the same way.
+//! all clients (an upgrade, another cache) they come back, in the same way.
 //!
 //! | module | holds |
 //! |---|---|
@@ -239,6 +239,11 @@ impl<W: World> Lanes<W> {
     pub(crate) fn keep_on(&self) {
         self.are_returning.set(false);
         self.tell(|| Order::KeepOn);
+    }
+
+    /// Requests are refused from now on, and connections end when what is in flight is answered.
+    pub(crate) fn drain(&self) {
+        self.tell(|| Order::Drain);
     }
 
     /// Closes the connections of an export, or all.

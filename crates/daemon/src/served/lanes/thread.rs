@@ -9,7 +9,7 @@ use ubcache_env::{Env, LaneVolume, Nanos, Priority, StreamEnd, StreamId, Volume}
 use ubcache_format::Uuid;
 use ubcache_host::{FileToRead, Host, HostEnv, HostFile, HostSocket};
 use ubcache_nbd::{
-    ClientMemory, ConnectionStats, Exports, Handover, Parked, ServeError, ServerOptions,
+    ClientMemory, ConnectionStats, Drain, Exports, Handover, Parked, ServeError, ServerOptions,
     serve_until_handover,
 };
 
@@ -39,6 +39,8 @@ pub(crate) enum Order<W: World> {
     HandBack,
     /// Goes on with the clients that were not handed back yet.
     KeepOn,
+    /// Refuses requests from now on, and ends connections when what is in flight is answered.
+    Drain,
     /// Closes the connections of clients of an export; `None`: of all.
     Close(Option<String>),
 }
@@ -67,6 +69,7 @@ struct Lane<W: World> {
     env: HostEnv,
     news: UnboundedSender<News>,
     memory: ClientMemory,
+    drain: Rc<Drain>,
     /// That of the clients that come from now on.
     handover: RefCell<Rc<Handover>>,
     /// With the names of their exports.
@@ -93,6 +96,7 @@ pub(super) fn run<W: World>(
         env: env.clone(),
         news,
         memory: ClientMemory::new(memory),
+        drain: Rc::default(),
         handover: RefCell::default(),
         connections: RefCell::default(),
         volumes: RefCell::default(),
@@ -122,6 +126,7 @@ impl<W: World> Lane<W> {
             Order::HandBack => self.hand_back(),
             // Clients that were not held yet are held some time, and go on with another one.
             Order::KeepOn => drop(self.handover.take()),
+            Order::Drain => self.drain.begin(),
             Order::Close(export) => {
                 let connections = self.connections.borrow();
                 let is_meant = |of: &str| export.as_ref().is_none_or(|export| of == export);
@@ -153,6 +158,7 @@ impl<W: World> Lane<W> {
         let stats = Rc::<ConnectionStats>::default();
         let options = ServerOptions {
             stats: stats.clone(),
+            drain: self.drain.clone(),
             handover: self.handover.borrow().clone(),
             memory: self.memory.clone(),
             ..ServerOptions::default()
