@@ -418,13 +418,16 @@ impl<W: World> Listeners<W> {
             return Some(parting);
         };
         let Parting { id, from, socket, parked } = parting;
-        let guest = Guest { id, from, socket: descriptor, parked };
+        let guest = Box::new(Guest { id, from, socket: descriptor, parked });
         match lanes.give(world, guest, &volume) {
             Ok(()) => {
                 socket.leave();
                 None
             }
-            Err(Guest { id, from, parked, .. }) => Some(Parting { id, from, socket, parked }),
+            Err(guest) => {
+                let Guest { id, from, parked, .. } = *guest;
+                Some(Parting { id, from, socket, parked })
+            }
         }
     }
 

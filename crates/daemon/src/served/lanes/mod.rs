@@ -52,16 +52,16 @@ impl Threads {
     }
 
     /// Starts lanes, unless the set's thread serves alone.
-    pub(crate) fn start<W: World>(
-        self,
-        memory: u64,
-    ) -> Result<Option<(Lanes<W>, UnboundedReceiver<News>)>, Failure> {
+    pub(crate) fn start<W: World>(self, memory: u64) -> Result<Option<Started<W>>, Failure> {
         if self.count <= 1 {
             return Ok(None);
         }
         Lanes::start(self, self.share(memory)).map(Some)
     }
 }
+
+/// Lanes, and what they tell.
+type Started<W> = (Lanes<W>, UnboundedReceiver<News>);
 
 /// A client that a lane has.
 struct AtLane {
@@ -102,10 +102,7 @@ pub(crate) struct Lanes<W: World> {
 
 impl<W: World> Lanes<W> {
     /// Starts them. `memory`: bytes for clients, of each.
-    fn start(
-        threads: Threads,
-        memory: u64,
-    ) -> Result<(Lanes<W>, UnboundedReceiver<News>), Failure> {
+    fn start(threads: Threads, memory: u64) -> Result<Started<W>, Failure> {
         let (news, arriving) = unbounded_channel();
         let mut lanes = Vec::new();
         for number in 0..threads.count {
@@ -166,9 +163,9 @@ impl<W: World> Lanes<W> {
     pub(crate) fn give(
         &self,
         world: &W,
-        guest: Guest,
+        guest: Box<Guest>,
         volume: &Rc<Exported<W>>,
-    ) -> Result<(), Guest> {
+    ) -> Result<(), Box<Guest>> {
         let file = match &*self.cache.borrow() {
             Some((set, file)) => file.try_clone().map(|file| (*set, file)),
             None => return Err(guest),
@@ -188,13 +185,13 @@ impl<W: World> Lanes<W> {
         };
         let (id, export) = (guest.id, guest.parked.export.clone());
         let owned = self.owned(world, volume);
-        match self.threads[lane].send(Order::Serve(Box::new(guest), owned, cache)) {
+        match self.threads[lane].send(Order::Serve(guest, owned, cache)) {
             Ok(()) => {
                 clients.insert(id, AtLane { lane, export });
                 Ok(())
             }
             Err(refused) => match refused.0 {
-                Order::Serve(guest, ..) => Err(*guest),
+                Order::Serve(guest, ..) => Err(guest),
                 _ => unreachable!("it was that order"),
             },
         }

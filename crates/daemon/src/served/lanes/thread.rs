@@ -175,7 +175,8 @@ impl<W: World> Lane<W> {
             let of_lane = exports.clone();
             let served =
                 serve_until_handover(env, stream, exports, options, StreamId(id), Some(parked));
-            match served.await {
+            // A task's memory is its own anyway.
+            match Box::pin(served).await {
                 Ok(Some(parked)) => lane.parted(client, socket, of_lane, parked),
                 Ok(None) => lane.gone(&client, of_lane, Ok(())),
                 Err(error) => lane.gone(&client, of_lane, Err(error)),
