@@ -1,4 +1,8 @@
 //! A volume of one thread that lanes on others use.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests live in the real world, with its clock and its threads"
+)]
 
 use std::cell::Cell;
 use std::rc::Rc;
