@@ -64,7 +64,7 @@ fn lanes_carry_out_hits() {
         assert_eq!(hits(&daemon) - count, 3 * 2048, "each is counted once");
         let (lanes, set) = (after.0 - before.0, after.1 - before.1);
         assert!(lanes > set, "lanes took {lanes} ns, the set's thread {set} ns");
-        // What is written over a hit is what both read from then on.
+        // Both read from then on what was written over a hit.
         writer.write(4096, &[9; 8192], true).expect("a write");
         for reader in &mut readers {
             let mut read = vec![0; 16384];

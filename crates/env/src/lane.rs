@@ -6,8 +6,8 @@
 //! another step (rule R7 in `docs/internals/coherence.md`). Everything else goes to the owner as a
 //! letter, and the lane waits for the answer.
 //!
-//! In production lanes are threads (`docs/internals/lanes.md`), in the simulator they are tasks with
-//! drawn delays.
+//! In production lanes are threads (`docs/internals/lanes.md`), in the simulator they are tasks
+//! with drawn delays.
 
 use std::rc::Rc;
 

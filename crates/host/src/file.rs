@@ -172,7 +172,7 @@ impl HostFile {
         }
     }
 
-    /// What another thread needs to read the file.
+    /// A handle for another thread, which reads the file.
     pub fn to_read(&self) -> std::io::Result<FileToRead> {
         Ok(FileToRead {
             path: self.path.clone(),

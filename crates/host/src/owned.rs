@@ -1,8 +1,8 @@
 //! A volume of one thread, for lanes on others.
 //!
-//! Mapping a read, ending it, and asking for the size are calls on the lane's thread, under the lock
-//! of the owner: steps of the engine that neither wait nor start anything. Everything else is asked
-//! of the owner: a letter is carried out on its thread, as a task of its reactor.
+//! Mapping a read, ending it, and asking for the size are calls on the lane's thread, under the
+//! lock of the owner: steps of the engine that neither wait nor start anything. Everything else is
+//! asked of the owner: a letter is carried out on its thread, as a task of its reactor.
 
 use std::future::Future;
 use std::mem::ManuallyDrop;
@@ -26,7 +26,7 @@ pub struct OwnedVolume<V: Owner> {
     volume: ManuallyDrop<Here<V>>,
 }
 
-/// What the owner's thread works with.
+/// The volume, and the environment of its thread.
 struct Here<V> {
     env: HostEnv,
     volume: Rc<V>,
@@ -39,9 +39,9 @@ struct Return<T>(ManuallyDrop<T>);
 // SAFETY: `Here` is full of counts and cells without atomics. They are reached on the owner's
 // thread, or under its lock while it is kept out (`OwnerLock`), so one thread at a time, each after
 // the one before. No reference leaves `&self`: the calls below return plain values, and `V` is the
-// engine, which has no state of a thread, and whose two calls start no task and no I/O. They may
-// wake tasks of the owner: wakers may be used and dropped on any thread, and reach the owner through
-// `Shared::schedule`. The last handle sends `Here` back (`Drop`).
+// engine, which has no state of a thread, and whose calls here start no task and no I/O. They may
+// wake tasks of the owner: wakers may be used and dropped on any thread, and reach the owner
+// through `Shared::schedule`. The last handle sends `Here` back (`Drop`).
 unsafe impl<V: Owner> Send for OwnedVolume<V> {}
 // SAFETY: as for `Send`: every access takes the lock, or is on the owner's thread.
 unsafe impl<V: Owner> Sync for OwnedVolume<V> {}

@@ -1,7 +1,7 @@
 //! The lock of a reactor's thread: other threads may look at what it owns while it waits.
 //!
-//! As long as nothing is shared there is no lock. From the first [`OwnerLock::begin`] on the owner
-//! holds it whenever it runs, and lets go of it while it is in the kernel, and between two tasks if
+//! Without anything shared there is no lock. From the first [`OwnerLock::begin`] on the owner holds
+//! it whenever it runs, and lets go of it while it is in the kernel, and between two tasks if
 //! another thread asks. So what stands between two awaits of the owner stays one step, and what
 //! another thread does under the lock is one step of its own.
 

@@ -119,7 +119,7 @@ impl Core {
         }
     }
 
-    /// What other threads may reach of it.
+    /// The part that other threads may reach.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

@@ -184,8 +184,8 @@ fn one_thread_at_a_time_is_in_the_volume() {
     }
 }
 
-/// A letter is carried out where the volume is, and its answer comes back; the last handle of a lane
-/// sends the volume home to be dropped.
+/// A letter is carried out where the volume is, and its answer comes back; the last handle of a
+/// lane sends the volume home to be dropped.
 #[test]
 fn letters_are_answered_and_volumes_go_home() {
     for backend in BOTH {

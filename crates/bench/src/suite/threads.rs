@@ -8,8 +8,8 @@ const THREADS: &str = "2";
 /// Connections, and requests in flight on each.
 const LOADS: &[(u32, u32)] = &[(1, 1), (1, 32), (2, 64), (4, 32)];
 
-/// Read hits of 4 KiB, all files in the page cache, of a set with one thread, one with lanes, and of
-/// nbdkit's plugins for files and memory, which have threads of their own.
+/// Read hits of 4 KiB, all files in the page cache, of a set with one thread, one with lanes, and
+/// of nbdkit's plugins for files and memory, which have threads of their own.
 pub fn several_connections(options: &Options, results: &mut Results) -> Result<(), String> {
     let bytes = 256 << 20;
     let serve = |name, threads| -> Result<Server, String> {

@@ -202,9 +202,9 @@ pub fn tool(program: &str) -> Command {
     command
 }
 
-/// Copies a program that will be run. A child does it, as a file that a process has open for writing
-/// can't be run ("Text file busy"), and other tests of this process fork at any time and so keep its
-/// descriptors open for a moment.
+/// Copies a program that will be run. A child does it, as a file that a process has open for
+/// writing can't be run ("Text file busy"), and other tests of this process fork at any time and so
+/// keep its descriptors open for a moment.
 pub fn copy_program(from: &Path, to: &Path) {
     must(tool("cp").arg(from).arg(to));
 }

@@ -18,7 +18,7 @@ pub(crate) type Owned<W> = Arc<OwnedVolume<Exported<W>>>;
 /// See the module. Data goes over in the memory that it is in, where nobody else holds that.
 pub(crate) struct Letters<W: World> {
     owned: Owned<W>,
-    /// As it was when the client came.
+    /// Its info when the client came.
     info: VolumeInfo,
 }
 

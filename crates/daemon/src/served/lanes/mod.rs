@@ -36,7 +36,7 @@ use crate::failure::Failure;
 pub struct Threads {
     /// Their number; 1: the set's thread alone.
     pub count: usize,
-    /// How long they wait awake.
+    /// Time that they wait awake.
     pub busy_poll: Duration,
     /// They have buffers from the start.
     pub lock_memory: bool,

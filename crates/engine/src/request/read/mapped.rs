@@ -1,8 +1,8 @@
 //! Reads that a lane carries out (R7): the owner looks up, somebody else reads the data.
 //!
-//! What [`CachedVolume::read`](ubcache_env::Volume::read) does of a hit in one poll and the next
-//! is done here in two calls, which are a step each. Neither waits, starts a task or does I/O: in
-//! production they are made from the threads of lanes, while the owner's thread is kept out.
+//! A hit of an ordinary read has two steps, one before and one after the read of the device; here
+//! each of them is a call. Neither waits, starts a task or does I/O: in production they are made
+//! from the threads of lanes, while the owner's thread is kept out.
 
 use std::rc::Rc;
 
@@ -29,8 +29,8 @@ pub(crate) struct Mapped<E: Env> {
 }
 
 impl<E: Env> CachedVolume<E> {
-    /// R1 of a read whose data is in one place in the cache of this set, which counts as a request until it is ended.
-    /// `None`: it is no such read, or has to wait; nothing was noted of it.
+    /// R1 of a read whose data is in one place in the cache of this set. It counts as a request
+    /// until it is ended. `None`: it is no such read, or has to wait; nothing was noted of it.
     pub(crate) fn map_read(
         self: &Rc<Self>,
         set: Uuid,
