@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::RawMutex;
 use parking_lot::lock_api::{RawMutex as _, RawMutexFair as _};
 
+/// Spins of a pause: about a microsecond.
+const PAUSE_SPINS: u32 = 32;
+
 /// See the module. The owner's calls are for its thread only.
 pub(crate) struct OwnerLock {
     raw: RawMutex,
@@ -96,6 +99,17 @@ impl OwnerLock {
             // SAFETY: as in `without`.
             unsafe { self.raw.bump() };
             self.check();
+        }
+    }
+
+    /// Owner: has nothing to do for a moment, and stays awake.
+    #[inline]
+    pub(crate) fn pause(&self) {
+        if self.is_held_by_owner() {
+            // Longer than another thread needs: one that has to sleep for the lock is woken late.
+            self.without(|| (0..PAUSE_SPINS).for_each(|_| std::hint::spin_loop()));
+        } else {
+            std::hint::spin_loop();
         }
     }
 

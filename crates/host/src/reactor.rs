@@ -166,8 +166,7 @@ impl Core {
             if has_work() || self.shared.is_pending() {
                 return;
             }
-            self.shared.lock().give_way();
-            std::hint::spin_loop();
+            self.shared.lock().pause();
         }
         self.turn_io(Turn::Wait(self.wait_max()));
         waits_are_short.set(started.elapsed() <= limit);
