@@ -105,6 +105,7 @@ fn load_goes_on_over_upgrades_of_lanes() {
                 std::thread::sleep(std::time::Duration::from_millis(10));
                 continue;
             }
+            assert_ne!(time_on_processors(&daemon).0, 0, "the clients are with lanes");
             let mut upgrade = ubcache();
             must(upgrade.args(["upgrade", "--control", text(&daemon.control)]));
             upgrades += 1;
@@ -132,10 +133,21 @@ fn clients_of_lanes_end_like_others() {
             client.write(0, &[1; 4096], true).expect("a write");
             client.read(0, &mut [0; 4096]).expect("a read");
         }
-        must(ubcache().args(["remove", EXPORT]).args(control));
-        free.read(0, &mut [0; 4096]).expect_err("its export is gone");
-        limited.read(0, &mut [0; 4096]).expect("the other one is there");
+        let before = time_on_processors(&daemon);
+        (0..500).for_each(|_| limited.read(0, &mut [0; 4096]).expect("a read"));
+        let after = time_on_processors(&daemon);
+        let (lanes, set) = (after.0 - before.0, after.1 - before.1);
+        assert!(lanes < set, "lanes took {lanes} ns, the set's thread {set} ns");
+        must(ubcache().args(["remove", "disk1.img"]).args(control));
+        limited.read(0, &mut [0; 4096]).expect_err("its export is gone");
+        must(ubcache().args(["add", "-B"]).arg(&backings[1]).args(control));
+        let mut other = daemon.client("disk1.img");
+        other.read(0, &mut [0; 4096]).expect("the limit went with the export");
+        must(ubcache().args(["remove", "disk1.img"]).args(control));
+        other.read(0, &mut [0; 4096]).expect_err("its export is gone");
+        free.read(0, &mut [0; 4096]).expect("the other one is there");
         daemon.stop();
+        free.read(0, &mut [0; 4096]).expect_err("the daemon has ended");
     });
 }
 

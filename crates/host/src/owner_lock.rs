@@ -20,7 +20,9 @@ pub(crate) struct OwnerLock {
     is_used: AtomicBool,
     /// Threads that wait for the lock.
     wanted: AtomicU32,
-    /// The owner has ended.
+    /// The owner ends: others get nothing any more.
+    is_ending: AtomicBool,
+    /// The owner has let go of the lock for good.
     is_closed: AtomicBool,
     /// Another thread has panicked under the lock: what is shared may be half changed.
     is_broken: AtomicBool,
@@ -32,6 +34,7 @@ impl Default for OwnerLock {
             raw: RawMutex::INIT,
             is_used: AtomicBool::new(false),
             wanted: AtomicU32::new(0),
+            is_ending: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
         }
@@ -39,15 +42,19 @@ impl Default for OwnerLock {
 }
 
 /// Lets go of the lock when it is dropped.
-struct Held<'a>(&'a OwnerLock);
+struct Held<'a> {
+    lock: &'a OwnerLock,
+    /// The thread was panicking already: what it does under the lock is part of its end.
+    was_panicking: bool,
+}
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.is_broken.store(true, Ordering::Relaxed);
+        if std::thread::panicking() && !self.was_panicking {
+            self.lock.is_broken.store(true, Ordering::Relaxed);
         }
         // SAFETY: whoever made this has locked it, on this thread.
-        unsafe { self.0.raw.unlock() };
+        unsafe { self.lock.raw.unlock() };
     }
 }
 
@@ -87,9 +94,11 @@ impl OwnerLock {
         result
     }
 
-    /// Owner: goes no further if what it shares was left half changed.
+    /// Owner: goes no further if what it shares was left half changed, unless it ends anyway.
     fn check(&self) {
-        assert!(!self.is_broken.load(Ordering::Relaxed), "a lane has panicked inside the engine");
+        let is_broken = self.is_broken.load(Ordering::Relaxed);
+        let ends = self.is_ending.load(Ordering::Relaxed) || std::thread::panicking();
+        assert!(!is_broken || ends, "a lane has panicked inside the engine");
     }
 
     /// Owner: gives the lock away for a moment if another thread waits for it.
@@ -113,7 +122,13 @@ impl OwnerLock {
         }
     }
 
-    /// Owner: ends. Other threads get nothing any more.
+    /// Owner: begins to end. Other threads get nothing any more: it may have panicked in the middle
+    /// of a step.
+    pub(crate) fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Owner: has ended, and lets go of the lock.
     pub(crate) fn close(&self) {
         if self.is_held_by_owner() {
             self.is_closed.store(true, Ordering::Relaxed);
@@ -122,16 +137,16 @@ impl OwnerLock {
         }
     }
 
-    /// Another thread: does something under the lock. `None`: the owner has ended.
+    /// Another thread: does something under the lock. `None`: the owner has ended, or ends.
     pub(crate) fn with<R>(&self, act: impl FnOnce() -> R) -> Option<R> {
         if !self.raw.try_lock() {
             self.wanted.fetch_add(1, Ordering::Relaxed);
             self.raw.lock();
             self.wanted.fetch_sub(1, Ordering::Relaxed);
         }
-        let _held = Held(self);
-        let is_there =
-            !self.is_closed.load(Ordering::Relaxed) && !self.is_broken.load(Ordering::Relaxed);
+        let _held = Held { lock: self, was_panicking: std::thread::panicking() };
+        let is_over = [&self.is_ending, &self.is_broken];
+        let is_there = !is_over.into_iter().any(|it| it.load(Ordering::Relaxed));
         is_there.then(act)
     }
 }

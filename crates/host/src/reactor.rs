@@ -222,6 +222,7 @@ impl Core {
 
     fn shut_down(&self) {
         self.closed.set(true);
+        self.shared.lock().end();
         self.shared.close();
         self.drop_tasks();
         let deadline = Instant::now() + SHUTDOWN_TIMEOUT;

@@ -31,6 +31,8 @@ struct Counting {
     ended: Cell<u64>,
     owner: ThreadId,
     dropped: Arc<AtomicBool>,
+    /// Its next step panics.
+    panics: Cell<bool>,
 }
 
 impl Counting {
@@ -41,6 +43,7 @@ impl Counting {
             ended: Cell::new(0),
             owner: std::thread::current().id(),
             dropped: dropped.clone(),
+            panics: Cell::new(false),
         })
     }
 
@@ -120,6 +123,7 @@ impl Volume for Counting {
 
 impl Owner for Counting {
     fn map_read(&self, _: Uuid, _: StreamId, range: SectorRange) -> Option<MappedRead> {
+        assert!(!self.panics.get(), "a fault of the engine");
         Counting::count(&self.mapped);
         Some(MappedRead { number: 0, at: range.start })
     }
@@ -177,6 +181,8 @@ fn one_thread_at_a_time_is_in_the_volume() {
             host.block_on(env.sleep(Nanos::from_millis(1)));
         }
         lanes.into_iter().for_each(|lane| lane.join().expect("no lane has panicked"));
+        // The last letters.
+        host.block_on(env.sleep(Nanos::from_millis(1)));
         assert_eq!(volume.mapped.get(), (LANES + 2) * TIMES);
         assert_eq!(volume.ended.get(), (LANES + 2) * TIMES);
         drop((owned, volume));
@@ -201,10 +207,12 @@ fn letters_are_answered_and_volumes_go_home() {
             let read = read.expect("an answer").expect("memory can be read");
             assert_eq!(IoVec::from_parcels(read).sectors(), 8);
         });
-        while !lane.is_finished() || !dropped.load(Ordering::SeqCst) {
+        while !lane.is_finished() {
             host.block_on(host.env().sleep(Nanos::from_millis(1)));
         }
         lane.join().expect("the lane has its answer");
+        host.block_on(host.env().sleep(Nanos::from_millis(1)));
+        assert!(dropped.load(Ordering::SeqCst), "the volume has come home");
     }
 }
 
@@ -235,5 +243,51 @@ fn ended_owners_answer_nothing() {
         assert!(owned.map_read(SET, STREAM, ONE).is_none());
         assert!(owned.info().is_none());
         assert!(!owned.end_read(0, ReadEnd::GivenUp));
+    }
+}
+
+/// A lane that panics beside the engine ends what it had mapped, and the owner goes on. One that
+/// panics inside the engine leaves it half changed: the owner ends, and nobody gets anything.
+#[test]
+fn owners_outlive_lanes_that_panic_beside_the_engine_only() {
+    struct Ends(Arc<OwnedVolume<Counting>>);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            assert!(self.0.end_read(0, ReadEnd::GivenUp));
+        }
+    }
+    for backend in BOTH {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let owner = std::thread::spawn(move || {
+            let host = Host::new(backend).expect("a host");
+            let volume = Counting::new(&Arc::default());
+            sender.send(OwnedVolume::new(&host.env(), volume.clone())).expect("a lane");
+            drop(sender);
+            while volume.ended.get() == 0 {
+                host.block_on(host.env().sleep(Nanos::from_millis(1)));
+            }
+            volume.panics.set(true);
+            loop {
+                host.block_on(host.env().sleep(Nanos::from_millis(1)));
+            }
+        });
+        let owned = receiver.recv().expect("a volume");
+        let beside = owned.clone();
+        let lane = std::thread::spawn(move || {
+            beside.map_read(SET, STREAM, ONE).expect("it is there");
+            let _ends = Ends(beside);
+            panic!("a fault of the lane");
+        });
+        assert!(lane.join().is_err());
+        let inside = owned.clone();
+        let lane = std::thread::spawn(move || {
+            // Until the owner has noticed the end of the other read.
+            while inside.map_read(SET, STREAM, ONE).is_some() {
+                inside.end_read(0, ReadEnd::GivenUp);
+            }
+        });
+        assert!(lane.join().is_err(), "it has panicked in the engine");
+        assert!(owner.join().is_err(), "the owner does not go on");
+        assert!(owned.map_read(SET, STREAM, ONE).is_none());
     }
 }

@@ -437,7 +437,7 @@ impl<W: World> Listeners<W> {
         lanes.call_back();
         self.wait_until(world, DEVICE_PATIENCE, || lanes.clients() == 0).await;
         lanes.set_cache(cache);
-        lanes.keep_on();
+        lanes.keep_on_when_empty();
     }
 
     /// Lanes read this device from now on, as the cache of the set.
@@ -474,6 +474,9 @@ impl<W: World> Listeners<W> {
             self.wait_until(world, DEVICE_PATIENCE, || lanes.clients() == 0).await;
             if lanes.clients() > 0 {
                 let waiting = lanes.clients();
+                // The others are to go back to lanes.
+                self.handover.borrow().begin();
+                self.each_socket_of_export(HostSocket::hold_input);
                 self.keep_on();
                 return Err(still_in_flight(waiting));
             }
@@ -486,9 +489,9 @@ impl<W: World> Listeners<W> {
         self.wait_until(world, CHOICE_PATIENCE, || !negotiating()).await;
         self.close_sockets(is_negotiating);
         self.handover.borrow().begin();
-        self.each_socket(HostSocket::hold_input);
+        self.each_socket_of_export(HostSocket::hold_input);
         self.wait_until(world, READING_PATIENCE, || self.active.get() == self.encrypted()).await;
-        self.each_socket(HostSocket::keep_output);
+        self.each_socket_of_export(HostSocket::keep_output);
         self.wait_until(world, DEVICE_PATIENCE, || self.active.get() == self.encrypted()).await;
         if self.active.get() == self.encrypted() {
             self.end_encrypted(world).await;
@@ -533,9 +536,10 @@ impl<W: World> Listeners<W> {
         self.wait_until(world, DEVICE_PATIENCE, || self.active.get() == 0).await;
     }
 
-    fn each_socket(&self, act: impl Fn(&HostSocket)) {
+    /// Does this with each socket whose client has chosen an export, and is not encrypted.
+    fn each_socket_of_export(&self, act: impl Fn(&HostSocket)) {
         let connections = self.connections.borrow();
-        let plain = connections.iter().filter(|known| !known.is_encrypted());
+        let plain = connections.iter().filter(|it| !it.is_encrypted() && it.export().is_some());
         plain.filter_map(Connection::socket).for_each(|it| act(&it));
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use ubcache_engine::Exported;
+use ubcache_engine::{Exported, ServedVolume, VolumeState};
 use ubcache_format::Uuid;
 use ubcache_host::{FileToRead, Host, IoBackend, OwnedVolume};
 
@@ -98,6 +98,8 @@ pub(crate) struct Lanes<W: World> {
     cache: RefCell<Option<(Uuid, FileToRead)>>,
     /// Clients are coming back.
     are_returning: Cell<bool>,
+    /// Others may come when they have.
+    keeps_on_empty: Cell<bool>,
 }
 
 impl<W: World> Lanes<W> {
@@ -111,12 +113,13 @@ impl<W: World> Lanes<W> {
             let span = tracing::Span::current();
             let thread = move || {
                 let _of_set = span.entered();
+                // Dropped last: by then nothing of the lane is left.
+                let _obituary = Obituary { news: news.clone(), number };
                 let host = match Host::new(IoBackend::Auto) {
                     Ok(host) => host,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 let _ = ready.send(Ok(()));
-                let _obituary = Obituary { news: news.clone(), number };
                 thread::run(&host, receiver, news, memory, threads);
             };
             let failed = |error: std::io::Error| {
@@ -135,6 +138,7 @@ impl<W: World> Lanes<W> {
             volumes: RefCell::default(),
             cache: RefCell::default(),
             are_returning: Cell::new(false),
+            keeps_on_empty: Cell::new(false),
         };
         Ok((lanes, arriving))
     }
@@ -156,7 +160,10 @@ impl<W: World> Lanes<W> {
 
     /// Returns true if clients of this volume may be given to lanes at the moment.
     pub(crate) fn take(&self, volume: &Exported<W>) -> bool {
-        volume.cached().is_some() && self.cache.borrow().is_some() && !self.are_returning.get()
+        let has_cache = |volume: &Rc<ServedVolume<W>>| {
+            volume.current().state() != VolumeState::NoCache && self.cache.borrow().is_some()
+        };
+        volume.cached().is_some_and(has_cache) && !self.are_returning.get()
     }
 
     /// Gives a client to the lane with the fewest. Returns it if that can't be done.
@@ -211,6 +218,9 @@ impl<W: World> Lanes<W> {
     pub(crate) fn left(&self, id: u64) {
         self.clients.borrow_mut().remove(&id);
         self.volumes.borrow_mut().retain(is_known);
+        if self.keeps_on_empty.get() && self.clients() == 0 {
+            self.keep_on();
+        }
     }
 
     /// A lane has panicked: its clients are lost, and it gets no other ones.
@@ -219,6 +229,7 @@ impl<W: World> Lanes<W> {
         let before = clients.len();
         clients.retain(|_, client| client.lane != lane);
         let lost = before - clients.len();
+        self.volumes.borrow_mut().retain(is_known);
         tracing::error!(
             lane,
             clients = lost,
@@ -235,7 +246,16 @@ impl<W: World> Lanes<W> {
     /// Clients are given to lanes again, and those that did not come back stay.
     pub(crate) fn keep_on(&self) {
         self.are_returning.set(false);
+        self.keeps_on_empty.set(false);
         self.tell(|| Order::KeepOn);
+    }
+
+    /// Clients are given to lanes again as soon as the last one has come back.
+    pub(crate) fn keep_on_when_empty(&self) {
+        match self.clients() {
+            0 => self.keep_on(),
+            _ => self.keeps_on_empty.set(true),
+        }
     }
 
     /// Requests are refused from now on, and connections end when what is in flight is answered.
