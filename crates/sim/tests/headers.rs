@@ -39,7 +39,7 @@ fn a_header_that_says_after_a_write_that_there_was_one_is_found() {
 
 #[test]
 fn a_header_that_forgets_with_the_power_that_its_disk_was_written_is_found() {
-    assert!(is_found(0..400, HeaderRules { marked_not_durably: true, ..HeaderRules::default() }));
+    assert!(is_found(0..800, HeaderRules { marked_not_durably: true, ..HeaderRules::default() }));
 }
 
 #[test]

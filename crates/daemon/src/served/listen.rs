@@ -158,7 +158,7 @@ impl<W: World> Listeners<W> {
             };
             listeners.push((address, Rc::new(HostListener::inherited(world.host(), fd, place))));
         }
-        let (lanes, arriving) = threads.start(limits.memory)?.unzip();
+        let (lanes, arriving) = Lanes::start(threads, limits.memory)?.unzip();
         Ok(Listeners {
             listeners,
             lanes,

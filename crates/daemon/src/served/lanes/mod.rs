@@ -18,7 +18,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use ubcache_engine::{Exported, ServedVolume, VolumeState};
@@ -27,38 +26,10 @@ use ubcache_host::{FileToRead, Host, IoBackend, OwnedVolume};
 
 use self::letters::Owned;
 use self::thread::Order;
+pub use self::thread::Threads;
 pub(crate) use self::thread::{Guest, News};
 use super::world::World;
 use crate::failure::Failure;
-
-/// Threads that serve NBD clients.
-#[derive(Copy, Clone, Debug)]
-pub struct Threads {
-    /// Their number; 1: the set's thread alone.
-    pub count: usize,
-    /// Time that they wait awake.
-    pub busy_poll: Duration,
-    /// They have buffers from the start.
-    pub lock_memory: bool,
-}
-
-impl Threads {
-    /// A thread's part of the memory for clients: of each lane, and of the set's thread.
-    pub(crate) fn share(self, memory: u64) -> u64 {
-        match self.count {
-            0 | 1 => memory,
-            count => memory / (count as u64 + 1),
-        }
-    }
-
-    /// Starts lanes, unless the set's thread serves alone.
-    pub(crate) fn start<W: World>(self, memory: u64) -> Result<Option<Started<W>>, Failure> {
-        if self.count <= 1 {
-            return Ok(None);
-        }
-        Lanes::start(self, self.share(memory)).map(Some)
-    }
-}
 
 /// Lanes, and what they tell.
 type Started<W> = (Lanes<W>, UnboundedReceiver<News>);
@@ -103,8 +74,13 @@ pub(crate) struct Lanes<W: World> {
 }
 
 impl<W: World> Lanes<W> {
-    /// Starts them. `memory`: bytes for clients, of each.
-    fn start(threads: Threads, memory: u64) -> Result<Started<W>, Failure> {
+    /// Starts them, unless the set's thread serves alone. `memory`: bytes for the clients of all
+    /// threads together.
+    pub(crate) fn start(threads: Threads, memory: u64) -> Result<Option<Started<W>>, Failure> {
+        if threads.count <= 1 {
+            return Ok(None);
+        }
+        let memory = threads.share(memory);
         let (news, arriving) = unbounded_channel();
         let mut lanes = Vec::new();
         for number in 0..threads.count {
@@ -140,7 +116,7 @@ impl<W: World> Lanes<W> {
             are_returning: Cell::new(false),
             keeps_on_empty: Cell::new(false),
         };
-        Ok((lanes, arriving))
+        Ok(Some((lanes, arriving)))
     }
 
     /// The cache device from now on, for clients that are given to lanes from now on.

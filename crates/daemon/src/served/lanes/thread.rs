@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use ubcache_env::{Env, LaneVolume, Nanos, Priority, StreamEnd, StreamId, Volume};
@@ -13,7 +14,6 @@ use ubcache_nbd::{
     serve_until_handover,
 };
 
-use super::Threads;
 use super::letters::{Letters, Owned};
 use crate::clients::LOOK_PERIOD;
 use crate::served::client::Client;
@@ -22,6 +22,27 @@ use crate::served::world::World;
 
 /// Time for clients that are about to read their replies, before they are handed back.
 const READING_PATIENCE: Nanos = Nanos::from_millis(50);
+
+/// Threads that serve NBD clients.
+#[derive(Copy, Clone, Debug)]
+pub struct Threads {
+    /// Their number; 1: the set's thread alone.
+    pub count: usize,
+    /// Time that they wait awake.
+    pub busy_poll: Duration,
+    /// They have buffers from the start.
+    pub lock_memory: bool,
+}
+
+impl Threads {
+    /// A thread's part of the memory for clients: of each lane, and of the set's thread.
+    pub(crate) fn share(self, memory: u64) -> u64 {
+        match self.count {
+            0 | 1 => memory,
+            count => memory / (count as u64 + 1),
+        }
+    }
+}
 
 /// A client between two requests, on its way to another thread.
 pub(crate) struct Guest {
