@@ -406,8 +406,8 @@ impl Plan {
         self.cache.buckets + self.controls.iter().map(grown).sum::<u32>()
     }
 
-    /// Returns true if clients are served by lanes. Those of plans with a scrub are not: a mutant of
-    /// scrubs takes many of these plans to be found, each with writes that come at once.
+    /// Returns true if clients are served by lanes. Those of plans with a scrub are not: a mutant
+    /// of scrubs takes many of these plans to be found, each with writes that come at once.
     pub fn has_lanes(&self) -> bool {
         // Of its own: other things that are drawn from the seed alone come with and without.
         mix(self.seed ^ 0x1a9e).is_multiple_of(4) && !self.has_scrub()
