@@ -8,8 +8,8 @@
 //! | module | holds |
 //! |---|---|
 //! | here | the lanes of a set, and the clients that they have |
-//! | [`thread`] | a lane |
-//! | [`letters`] | the volume of the set's thread, as a lane asks for it |
+//! | `thread` | a lane |
+//! | `letters` | the volume of the set's thread, as a lane asks for it |
 
 mod letters;
 mod thread;
