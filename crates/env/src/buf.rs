@@ -26,6 +26,16 @@ struct Memory {
     home: Weak<Free>,
 }
 
+impl Memory {
+    /// Its pages, which do not go back to their pool any more.
+    fn leave_home(self) -> Vec<Page> {
+        if let Some(home) = self.home.upgrade() {
+            home.held.set(home.held.get() - self.pages.len());
+        }
+        self.pages
+    }
+}
+
 /// Memory for I/O, aligned to 4096 bytes, with one owner.
 #[derive(Default)]
 pub struct Buf {
@@ -267,12 +277,7 @@ impl Buf {
     /// Turns the buffer into one for another thread; the memory is the same.
     pub fn into_parcel(mut self) -> Parcel {
         let memory = self.memory.take().and_then(Rc::into_inner);
-        if let Some(memory) = &memory
-            && let Some(home) = memory.home.upgrade()
-        {
-            home.held.set(home.held.get() - memory.pages.len());
-        }
-        Parcel { pages: memory.map(|memory| memory.pages).unwrap_or_default(), len: self.len }
+        Parcel { pages: memory.map(Memory::leave_home).unwrap_or_default(), len: self.len }
     }
 }
 
@@ -285,12 +290,7 @@ impl IoVec {
             let memory = slice.memory.take();
             match memory.map(Rc::try_unwrap) {
                 None => Parcel { pages: Vec::new(), len: 0 },
-                Some(Ok(memory)) if whole => {
-                    if let Some(home) = memory.home.upgrade() {
-                        home.held.set(home.held.get() - memory.pages.len());
-                    }
-                    Parcel { pages: memory.pages, len: slice.end }
-                }
+                Some(Ok(memory)) if whole => Parcel { pages: memory.leave_home(), len: slice.end },
                 Some(memory) => {
                     slice.memory = Some(memory.map_or_else(|shared| shared, Rc::new));
                     Buf::from_bytes(slice.as_slice()).into_parcel()

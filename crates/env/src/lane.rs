@@ -14,10 +14,9 @@ use std::rc::Rc;
 use ubcache_format::{Sector, SectorRange, Uuid};
 
 use crate::buf::IoVec;
-use crate::device::{Device, IoError, Place};
-use crate::volume::{
-    BlockStatus, ForeignMemory, StreamEnd, StreamId, Volume, VolumeError, VolumeInfo,
-};
+use crate::device::{Device, IoError};
+use crate::pass_on;
+use crate::volume::{StreamEnd, StreamId, Volume, VolumeError, VolumeInfo};
 use crate::world::{Env, Nanos};
 
 /// A read that a lane carries out: all of its data is in one place, which stays as it is until the
@@ -103,6 +102,13 @@ impl<O: Owner> Drop for Ending<'_, O> {
     }
 }
 
+/// A letter to the owner.
+macro_rules! letter {
+    ($lane:expr, $call:ident($($argument:expr),*)) => {
+        $lane.owner.$call($($argument),*).await
+    };
+}
+
 impl<E: Env, O: Owner, D: Device> Volume for LaneVolume<E, O, D> {
     fn info(&self) -> VolumeInfo {
         self.owner.info()
@@ -115,80 +121,10 @@ impl<E: Env, O: Owner, D: Device> Volume for LaneVolume<E, O, D> {
         Box::pin(self.owner.read(stream, range)).await
     }
 
-    async fn read_into(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        place: Place,
-    ) -> Result<IoVec, VolumeError> {
-        self.owner.read_into(stream, range, place).await
-    }
-
-    async fn write(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        self.owner.write(stream, range, data, fua).await
-    }
-
-    async fn write_foreign(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: Rc<dyn ForeignMemory>,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        self.owner.write_foreign(stream, range, data, fua).await
-    }
-
-    async fn write_bytes(
-        &self,
-        stream: StreamId,
-        offset: u64,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        self.owner.write_bytes(stream, offset, data, fua).await
-    }
-
-    async fn discard(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        self.owner.discard(stream, range, fua).await
-    }
-
-    async fn write_zeroes(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-        may_unmap: bool,
-    ) -> Result<(), VolumeError> {
-        self.owner.write_zeroes(stream, range, fua, may_unmap).await
-    }
-
-    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        self.owner.flush(stream).await
-    }
-
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
         self.owner.stream_ended(stream, end);
     }
 
-    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        self.owner.prefetch(stream, range).await
-    }
-
-    async fn block_status(
-        &self,
-        range: SectorRange,
-    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        self.owner.block_status(range).await
-    }
+    pass_on!(letter: read_into, write, write_foreign, write_bytes, discard, write_zeroes, flush);
+    pass_on!(letter: prefetch, block_status);
 }

@@ -188,78 +188,127 @@ pub trait Volume: 'static {
     ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError>;
 }
 
+/// Makes methods of an `impl Volume` that pass their calls on: with `pass_on!(call: write, flush);`
+/// each of these is `call!(self, METHOD(ARGUMENTS))`, where `call` is a macro of the caller's that
+/// awaits the answer.
+#[macro_export]
+macro_rules! pass_on {
+    (@ $call:ident read) => {
+        async fn read(
+            &self,
+            stream: $crate::StreamId,
+            range: $crate::SectorRange,
+        ) -> Result<$crate::IoVec, $crate::VolumeError> {
+            $call!(self, read(stream, range))
+        }
+    };
+    (@ $call:ident read_into) => {
+        async fn read_into(
+            &self,
+            stream: $crate::StreamId,
+            range: $crate::SectorRange,
+            place: $crate::Place,
+        ) -> Result<$crate::IoVec, $crate::VolumeError> {
+            $call!(self, read_into(stream, range, place))
+        }
+    };
+    (@ $call:ident write) => {
+        async fn write(
+            &self,
+            stream: $crate::StreamId,
+            range: $crate::SectorRange,
+            data: $crate::IoVec,
+            fua: bool,
+        ) -> Result<(), $crate::VolumeError> {
+            $call!(self, write(stream, range, data, fua))
+        }
+    };
+    (@ $call:ident write_foreign) => {
+        async fn write_foreign(
+            &self,
+            stream: $crate::StreamId,
+            range: $crate::SectorRange,
+            data: std::rc::Rc<dyn $crate::ForeignMemory>,
+            fua: bool,
+        ) -> Result<(), $crate::VolumeError> {
+            $call!(self, write_foreign(stream, range, data, fua))
+        }
+    };
+    (@ $call:ident write_bytes) => {
+        async fn write_bytes(
+            &self,
+            stream: $crate::StreamId,
+            offset: u64,
+            data: $crate::IoVec,
+            fua: bool,
+        ) -> Result<(), $crate::VolumeError> {
+            $call!(self, write_bytes(stream, offset, data, fua))
+        }
+    };
+    (@ $call:ident discard) => {
+        async fn discard(
+            &self,
+            stream: $crate::StreamId,
+            range: $crate::SectorRange,
+            fua: bool,
+        ) -> Result<(), $crate::VolumeError> {
+            $call!(self, discard(stream, range, fua))
+        }
+    };
+    (@ $call:ident write_zeroes) => {
+        async fn write_zeroes(
+            &self,
+            stream: $crate::StreamId,
+            range: $crate::SectorRange,
+            fua: bool,
+            may_unmap: bool,
+        ) -> Result<(), $crate::VolumeError> {
+            $call!(self, write_zeroes(stream, range, fua, may_unmap))
+        }
+    };
+    (@ $call:ident flush) => {
+        async fn flush(&self, stream: $crate::StreamId) -> Result<(), $crate::VolumeError> {
+            $call!(self, flush(stream))
+        }
+    };
+    (@ $call:ident prefetch) => {
+        async fn prefetch(
+            &self,
+            stream: $crate::StreamId,
+            range: $crate::SectorRange,
+        ) -> Result<(), $crate::VolumeError> {
+            $call!(self, prefetch(stream, range))
+        }
+    };
+    (@ $call:ident block_status) => {
+        async fn block_status(
+            &self,
+            range: $crate::SectorRange,
+        ) -> Result<Vec<($crate::SectorRange, $crate::BlockStatus)>, $crate::VolumeError> {
+            $call!(self, block_status(range))
+        }
+    };
+    ($call:ident: $($method:ident),+ $(,)?) => {
+        $($crate::pass_on!(@ $call $method);)+
+    };
+}
+
+/// A call of what a handle points to.
+macro_rules! inner {
+    ($handle:expr, $call:ident($($argument:expr),*)) => {
+        (**$handle).$call($($argument),*).await
+    };
+}
+
 impl<V: Volume> Volume for Rc<V> {
     fn info(&self) -> VolumeInfo {
         (**self).info()
     }
-    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        (**self).read(stream, range).await
-    }
-    async fn read_into(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        place: Place,
-    ) -> Result<IoVec, VolumeError> {
-        (**self).read_into(stream, range, place).await
-    }
-    async fn write(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        (**self).write(stream, range, data, fua).await
-    }
-    async fn write_foreign(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: Rc<dyn ForeignMemory>,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        (**self).write_foreign(stream, range, data, fua).await
-    }
-    async fn write_bytes(
-        &self,
-        stream: StreamId,
-        offset: u64,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        (**self).write_bytes(stream, offset, data, fua).await
-    }
-    async fn discard(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        (**self).discard(stream, range, fua).await
-    }
-    async fn write_zeroes(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-        may_unmap: bool,
-    ) -> Result<(), VolumeError> {
-        (**self).write_zeroes(stream, range, fua, may_unmap).await
-    }
-    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        (**self).flush(stream).await
-    }
+
+    pass_on!(inner: read, read_into, write, write_foreign, write_bytes, discard, write_zeroes);
+    pass_on!(inner: flush, prefetch, block_status);
+
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
         (**self).stream_ended(stream, end);
-    }
-    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        (**self).prefetch(stream, range).await
-    }
-    async fn block_status(
-        &self,
-        range: SectorRange,
-    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        (**self).block_status(range).await
     }
 }

@@ -13,8 +13,8 @@ use std::thread::ThreadId;
 use ubcache_env::local::Event;
 use ubcache_env::testing::MemoryVolume;
 use ubcache_env::{
-    BlockStatus, Env, IoVec, MappedRead, Nanos, Owner, Priority, ReadEnd, Sector, SectorRange,
-    StreamEnd, StreamId, Volume, VolumeError, VolumeInfo,
+    Env, IoVec, MappedRead, Nanos, Owner, Priority, ReadEnd, Sector, SectorRange, StreamEnd,
+    StreamId, Volume, VolumeInfo, pass_on,
 };
 use ubcache_format::Uuid;
 use ubcache_host::{Host, IoBackend, OwnedVolume};
@@ -62,63 +62,23 @@ impl Drop for Counting {
     }
 }
 
+macro_rules! inner {
+    ($counting:expr, $call:ident($($argument:expr),*)) => {
+        $counting.volume.$call($($argument),*).await
+    };
+}
+
 impl Volume for Counting {
     fn info(&self) -> VolumeInfo {
         self.volume.info()
     }
-    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        self.volume.read(stream, range).await
-    }
-    async fn write(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        self.volume.write(stream, range, data, fua).await
-    }
-    async fn write_bytes(
-        &self,
-        stream: StreamId,
-        offset: u64,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        self.volume.write_bytes(stream, offset, data, fua).await
-    }
-    async fn discard(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        self.volume.discard(stream, range, fua).await
-    }
-    async fn write_zeroes(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-        may_unmap: bool,
-    ) -> Result<(), VolumeError> {
-        self.volume.write_zeroes(stream, range, fua, may_unmap).await
-    }
-    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        self.volume.flush(stream).await
-    }
+
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
         self.volume.stream_ended(stream, end);
     }
-    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        self.volume.prefetch(stream, range).await
-    }
-    async fn block_status(
-        &self,
-        range: SectorRange,
-    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        self.volume.block_status(range).await
-    }
+
+    pass_on!(inner: read, write, write_bytes, discard, write_zeroes, flush, prefetch);
+    pass_on!(inner: block_status);
 }
 
 impl Owner for Counting {

@@ -1,13 +1,10 @@
 //! Volumes whose clients are served by lanes: the code of production over an owner that is asked by
 //! letters, which take their time.
 
-use std::rc::Rc;
-
 use ubcache_engine::Exported;
 use ubcache_env::{
-    BlockStatus, Buf, Device, DeviceLimits, Durability, Env, ForeignMemory, IoResult, IoVec,
-    LaneVolume, MappedRead, Nanos, Owner, Place, ReadEnd, Sector, SectorRange, StreamEnd, StreamId,
-    Volume, VolumeError, VolumeInfo,
+    Buf, Device, DeviceLimits, Durability, Env, IoResult, IoVec, LaneVolume, MappedRead, Nanos,
+    Owner, ReadEnd, Sector, SectorRange, StreamEnd, StreamId, Volume, VolumeInfo, pass_on,
 };
 use ubcache_format::Uuid;
 
@@ -106,86 +103,12 @@ impl Volume for Letters {
         self.volume.info()
     }
 
-    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        letter!(self, read(stream, range))
-    }
-
-    async fn read_into(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        place: Place,
-    ) -> Result<IoVec, VolumeError> {
-        letter!(self, read_into(stream, range, place))
-    }
-
-    async fn write(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        letter!(self, write(stream, range, data, fua))
-    }
-
-    async fn write_foreign(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: Rc<dyn ForeignMemory>,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        letter!(self, write_foreign(stream, range, data, fua))
-    }
-
-    async fn write_bytes(
-        &self,
-        stream: StreamId,
-        offset: u64,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        letter!(self, write_bytes(stream, offset, data, fua))
-    }
-
-    async fn discard(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        letter!(self, discard(stream, range, fua))
-    }
-
-    async fn write_zeroes(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-        may_unmap: bool,
-    ) -> Result<(), VolumeError> {
-        letter!(self, write_zeroes(stream, range, fua, may_unmap))
-    }
-
-    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        letter!(self, flush(stream))
-    }
-
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
         self.volume.stream_ended(stream, end);
     }
 
-    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        letter!(self, prefetch(stream, range))
-    }
-
-    async fn block_status(
-        &self,
-        range: SectorRange,
-    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        letter!(self, block_status(range))
-    }
+    pass_on!(letter: read, read_into, write, write_foreign, write_bytes, discard, write_zeroes);
+    pass_on!(letter: flush, prefetch, block_status);
 }
 
 impl Owner for Letters {

@@ -3,8 +3,7 @@
 use std::rc::Rc;
 
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoVec, MappedRead, Owner, Place, ReadEnd, SectorRange,
-    StreamEnd, StreamId, Volume, VolumeError, VolumeInfo,
+    Env, MappedRead, Owner, ReadEnd, SectorRange, StreamEnd, StreamId, Volume, VolumeInfo, pass_on,
 };
 use ubcache_format::Uuid;
 
@@ -56,72 +55,6 @@ impl<E: Env> Volume for Exported<E> {
         }
     }
 
-    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        forward!(self, read(stream, range))
-    }
-
-    async fn read_into(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        place: Place,
-    ) -> Result<IoVec, VolumeError> {
-        forward!(self, read_into(stream, range, place))
-    }
-
-    async fn write(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        forward!(self, write(stream, range, data, fua))
-    }
-
-    async fn write_foreign(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: Rc<dyn ForeignMemory>,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        forward!(self, write_foreign(stream, range, data, fua))
-    }
-
-    async fn write_bytes(
-        &self,
-        stream: StreamId,
-        offset: u64,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        forward!(self, write_bytes(stream, offset, data, fua))
-    }
-
-    async fn discard(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        forward!(self, discard(stream, range, fua))
-    }
-
-    async fn write_zeroes(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-        may_unmap: bool,
-    ) -> Result<(), VolumeError> {
-        forward!(self, write_zeroes(stream, range, fua, may_unmap))
-    }
-
-    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        forward!(self, flush(stream))
-    }
-
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
         match self {
             Exported::Cached(volume) => volume.stream_ended(stream, end),
@@ -129,16 +62,8 @@ impl<E: Env> Volume for Exported<E> {
         }
     }
 
-    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        forward!(self, prefetch(stream, range))
-    }
-
-    async fn block_status(
-        &self,
-        range: SectorRange,
-    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        forward!(self, block_status(range))
-    }
+    pass_on!(forward: read, read_into, write, write_foreign, write_bytes, discard, write_zeroes);
+    pass_on!(forward: flush, prefetch, block_status);
 }
 
 impl<E: Env> Owner for Exported<E> {

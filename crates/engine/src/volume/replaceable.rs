@@ -7,8 +7,7 @@ use std::rc::Rc;
 use slab::Slab;
 use ubcache_env::local::{Lock, Permit};
 use ubcache_env::{
-    BlockStatus, Env, ForeignMemory, IoVec, MappedRead, Place, ReadEnd, SectorRange, StreamEnd,
-    StreamId, Volume, VolumeError, VolumeInfo,
+    Env, MappedRead, ReadEnd, SectorRange, StreamEnd, StreamId, Volume, VolumeInfo, pass_on,
 };
 use ubcache_format::Uuid;
 
@@ -106,99 +105,23 @@ impl<E: Env> Drop for Exchange<'_, E> {
     }
 }
 
+/// A call of the volume that serves now.
+macro_rules! current {
+    ($served:expr, $call:ident($($argument:expr),*)) => {{
+        let (_request, volume) = $served.begin().await;
+        volume.$call($($argument),*).await
+    }};
+}
+
 impl<E: Env> Volume for ServedVolume<E> {
     fn info(&self) -> VolumeInfo {
         self.current.borrow().info()
-    }
-
-    async fn read(&self, stream: StreamId, range: SectorRange) -> Result<IoVec, VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.read(stream, range).await
-    }
-
-    async fn read_into(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        place: Place,
-    ) -> Result<IoVec, VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.read_into(stream, range, place).await
-    }
-
-    async fn write(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.write(stream, range, data, fua).await
-    }
-
-    async fn write_foreign(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        data: Rc<dyn ForeignMemory>,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.write_foreign(stream, range, data, fua).await
-    }
-
-    async fn write_bytes(
-        &self,
-        stream: StreamId,
-        offset: u64,
-        data: IoVec,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.write_bytes(stream, offset, data, fua).await
-    }
-
-    async fn discard(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.discard(stream, range, fua).await
-    }
-
-    async fn write_zeroes(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-        may_unmap: bool,
-    ) -> Result<(), VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.write_zeroes(stream, range, fua, may_unmap).await
-    }
-
-    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.flush(stream).await
     }
 
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
         self.current().stream_ended(stream, end);
     }
 
-    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.prefetch(stream, range).await
-    }
-
-    async fn block_status(
-        &self,
-        range: SectorRange,
-    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        let (_request, volume) = self.begin().await;
-        volume.block_status(range).await
-    }
+    pass_on!(current: read, read_into, write, write_foreign, write_bytes, discard, write_zeroes);
+    pass_on!(current: flush, prefetch, block_status);
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ubcache_engine::Exported;
 use ubcache_env::{
-    BlockStatus, IoVec, MappedRead, Owner, ReadEnd, SectorRange, StreamEnd, StreamId, Volume,
-    VolumeError, VolumeInfo,
+    IoVec, MappedRead, Owner, ReadEnd, SectorRange, StreamEnd, StreamId, Volume, VolumeError,
+    VolumeInfo, pass_on,
 };
 use ubcache_format::Uuid;
 use ubcache_host::OwnedVolume;
@@ -79,43 +79,11 @@ impl<W: World> Volume for Letters<W> {
         letter!(self, write_bytes(stream, offset, IoVec::from_parcels(data), fua))
     }
 
-    async fn discard(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-    ) -> Result<(), VolumeError> {
-        letter!(self, discard(stream, range, fua))
-    }
-
-    async fn write_zeroes(
-        &self,
-        stream: StreamId,
-        range: SectorRange,
-        fua: bool,
-        may_unmap: bool,
-    ) -> Result<(), VolumeError> {
-        letter!(self, write_zeroes(stream, range, fua, may_unmap))
-    }
-
-    async fn flush(&self, stream: StreamId) -> Result<(), VolumeError> {
-        letter!(self, flush(stream))
-    }
-
     fn stream_ended(&self, stream: StreamId, end: StreamEnd) {
         self.owned.stream_ended(stream, end);
     }
 
-    async fn prefetch(&self, stream: StreamId, range: SectorRange) -> Result<(), VolumeError> {
-        letter!(self, prefetch(stream, range))
-    }
-
-    async fn block_status(
-        &self,
-        range: SectorRange,
-    ) -> Result<Vec<(SectorRange, BlockStatus)>, VolumeError> {
-        letter!(self, block_status(range))
-    }
+    pass_on!(letter: discard, write_zeroes, flush, prefetch, block_status);
 }
 
 impl<W: World> Owner for Letters<W> {
