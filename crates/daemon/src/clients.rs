@@ -15,6 +15,8 @@ const RESERVED_DESCRIPTORS: u64 = 32;
 
 /// The period at which connections are looked at.
 pub(crate) const LOOK_PERIOD: Nanos = Nanos::from_secs(1);
+/// Time for clients that are about to read their replies, before somebody else goes on with them.
+pub(crate) const READING_PATIENCE: Nanos = Nanos::from_millis(50);
 /// Looks after which a client that has not chosen an export is sent away.
 const NEGOTIATION_LOOKS: u32 = 10;
 /// Looks after which a client is sent away that has sent a part of a message, or that holds memory

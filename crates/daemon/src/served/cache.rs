@@ -186,10 +186,6 @@ impl<W: World> Daemon<W> {
         self.former.borrow_mut().push(former);
         *self.cache_path.borrow_mut() = path.to_owned();
         self.header_copies.replace(Some(copies));
-        let listeners = self.listeners.borrow().clone();
-        if let Some(listeners) = listeners {
-            listeners.replace_cache(&self.world, self.cache_to_read()).await;
-        }
         self.no_cache.borrow_mut().take();
         self.publish();
         follow_events(self, &self.world);
@@ -207,6 +203,10 @@ impl<W: World> Daemon<W> {
                     format!("{}: not attached: {}", served.name, in_words(&error))
                 }
             });
+        }
+        let listeners = self.listeners.borrow().clone();
+        if let Some(listeners) = listeners {
+            listeners.replace_cache(&self.world, self.cache_to_read()).await;
         }
         self.end_former_sets();
         let said = said.join("\n");

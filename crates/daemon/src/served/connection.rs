@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 
 use ubcache_env::Stream;
 use ubcache_host::HostSocket;
-use ubcache_nbd::{ConnectionStats, Watch};
+use ubcache_nbd::{ConnectionStats, Parked, Watch};
 use ubcache_tls::Progress;
 
 use crate::clients::{reason_to_end, reason_to_end_gone, reason_to_end_tls};
@@ -80,5 +80,13 @@ impl Connection {
         reason_to_end(self.watch.look(), memory_is_short)
             .or_else(|| reason_to_end_tls(silent))
             .or_else(|| reason_to_end_gone(self.gone.get()))
+    }
+}
+
+/// The bytes of replies that the client did not read go with the connection; the socket is used
+/// again.
+pub(crate) fn take_unsent(socket: &HostSocket, parked: &mut Parked) {
+    for unsent in socket.resume() {
+        unsent.parts().iter().for_each(|part| parked.unsent.extend_from_slice(part.as_slice()));
     }
 }

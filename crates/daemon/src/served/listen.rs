@@ -19,11 +19,11 @@ use ubcache_nbd::{
 };
 use ubcache_tls::TlsStream;
 
-use crate::clients::{ClientLimits, LOOK_PERIOD, connections_max};
+use crate::clients::{ClientLimits, LOOK_PERIOD, READING_PATIENCE, connections_max};
 use crate::config::{NbdAddress, Network};
 use crate::failure::Failure;
 use crate::served::client::Client;
-use crate::served::connection::Connection;
+use crate::served::connection::{Connection, take_unsent};
 use crate::served::gate::Gate;
 use crate::served::lanes::{Guest, Lanes, News, Threads};
 use crate::served::world::{World, listen};
@@ -40,10 +40,9 @@ const LEAVING_MAX: u64 = 8;
 /// After the connections are closed: how long to wait for devices that are at work for them.
 const DEVICE_TIMEOUT: Nanos = Nanos::from_secs(10);
 
-/// Before another program goes on: time for clients that are about to choose an export, for those
-/// that are about to read their replies, and for devices.
+/// Before another program goes on: time for clients that are about to choose an export, and for
+/// devices.
 const CHOICE_PATIENCE: Nanos = Nanos::from_millis(500);
-const READING_PATIENCE: Nanos = Nanos::from_millis(50);
 const DEVICE_PATIENCE: Nanos = Nanos::from_secs(5);
 
 /// A connection that another program is to go on with.
@@ -64,11 +63,7 @@ struct Coming {
 impl Parting {
     /// The connection with the bytes of replies that its client did not read.
     fn with_unsent(mut self) -> Parting {
-        for unsent in self.socket.resume() {
-            for part in unsent.parts() {
-                self.parked.unsent.extend_from_slice(part.as_slice());
-            }
-        }
+        take_unsent(&self.socket, &mut self.parked);
         self
     }
 }

@@ -193,24 +193,24 @@ impl<W: World> Lanes<W> {
     /// A client is not at a lane any more.
     pub(crate) fn left(&self, id: u64) {
         self.clients.borrow_mut().remove(&id);
-        self.volumes.borrow_mut().retain(is_known);
-        if self.keeps_on_empty.get() && self.clients() == 0 {
-            self.keep_on();
-        }
+        self.forget_left();
     }
 
     /// A lane has panicked: its clients are lost, and it gets no other ones.
     pub(crate) fn died(&self, lane: usize) {
-        let mut clients = self.clients.borrow_mut();
-        let before = clients.len();
-        clients.retain(|_, client| client.lane != lane);
-        let lost = before - clients.len();
+        let before = self.clients();
+        self.clients.borrow_mut().retain(|_, client| client.lane != lane);
+        let clients = before - self.clients();
+        tracing::error!(lane, clients, "a thread for clients has panicked: they are cut off");
+        self.forget_left();
+    }
+
+    /// Forgets the volumes that no lane knows any more.
+    fn forget_left(&self) {
         self.volumes.borrow_mut().retain(is_known);
-        tracing::error!(
-            lane,
-            clients = lost,
-            "a thread for clients has panicked: they are cut off"
-        );
+        if self.keeps_on_empty.get() && self.clients() == 0 {
+            self.keep_on();
+        }
     }
 
     /// All clients are to come back, and none is given to a lane.

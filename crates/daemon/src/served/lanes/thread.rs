@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use ubcache_env::{Env, LaneVolume, Nanos, Priority, StreamEnd, StreamId, Volume};
+use ubcache_env::{Env, LaneVolume, Priority, StreamEnd, StreamId, Volume};
 use ubcache_format::Uuid;
 use ubcache_host::{FileToRead, Host, HostEnv, HostFile, HostSocket};
 use ubcache_nbd::{
@@ -15,13 +15,10 @@ use ubcache_nbd::{
 };
 
 use super::letters::{Letters, Owned};
-use crate::clients::LOOK_PERIOD;
+use crate::clients::{LOOK_PERIOD, READING_PATIENCE};
 use crate::served::client::Client;
-use crate::served::connection::Connection;
+use crate::served::connection::{Connection, take_unsent};
 use crate::served::world::World;
-
-/// Time for clients that are about to read their replies, before they are handed back.
-const READING_PATIENCE: Nanos = Nanos::from_millis(50);
 
 /// Threads that serve NBD clients.
 #[derive(Copy, Clone, Debug)]
@@ -220,9 +217,7 @@ impl<W: World> Lane<W> {
         exports: Rc<Exports<Served<W>>>,
         mut parked: Parked,
     ) {
-        for unsent in socket.resume() {
-            unsent.parts().iter().for_each(|part| parked.unsent.extend_from_slice(part.as_slice()));
-        }
+        take_unsent(&socket, &mut parked);
         if !self.handover.borrow().has_begun() {
             let Client { id, from, .. } = client;
             return self.serve(id, from, socket, exports, parked);
